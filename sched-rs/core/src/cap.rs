@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Caps: a domain with cap `c` runs at most `c` percent of one pCPU in each period of 10 ms.
+//!
+//! A domain has a budget of `period * c / 100` a period. Whoever runs has its slice reserved from the budget beforehand and
+//! gives back what it did not use, so the units of a domain cannot pass the cap together. Running over the end of a slice
+//! is paid back from the next period; what is not used is lost. A unit that finds no budget waits, in the queue but out of
+//! every pCPU's reach, until the period ends.
+
+use crate::pool::{Decision, Pool, Refusal};
+use crate::state::{MAX_CPUS, NIL, Place};
+use crate::time::{Span, Time};
+
+/// Length of a cap period.
+pub const PERIOD: Span = Span(10_000_000);
+/// The least budget worth a dispatch.
+const GRAIN: u64 = 100_000;
+
+fn budget(cap: u32) -> i64 {
+    (PERIOD.0 / 100).saturating_mul(u64::from(cap)) as i64
+}
+
+impl Pool<'_> {
+    pub(crate) fn set_cap(&mut self, now: Time, dom: u16, cap: u32, d: &mut Decision) {
+        let Some(x) = self.dom_mut(dom) else { return };
+        if x.cap == cap {
+            return;
+        }
+        x.cap = cap;
+        x.budget = budget(cap);
+        x.reserved = 0;
+        for c in 0..MAX_CPUS as u8 {
+            let unit = self.cpu(c).map_or(NIL, |c| c.unit);
+            if self.unit(unit).is_some_and(|u| u.dom == dom) {
+                // Its slice was granted under the old cap.
+                if let Some(c) = self.cpu_mut(c) {
+                    c.reserved = Span(0);
+                    c.ends = now;
+                }
+                d.poke |= crate::pool::bit(c);
+            }
+        }
+        self.unpark(now, dom, d);
+        if cap != 0 && self.shared.refill == Time(0) {
+            self.shared.refill = now.after(PERIOD);
+            d.timer = self.shared.refill;
+        }
+    }
+
+    /// How much of `want` unit `i` may run; reserved from its domain's budget. `None`: nothing before the next period.
+    pub(crate) fn grant(&mut self, i: u16, want: Span) -> Option<Span> {
+        let dom = self.unit(i)?.dom;
+        let d = self.dom_mut(dom)?;
+        if d.cap == 0 {
+            return Some(want);
+        }
+        let free = u64::try_from(d.budget).unwrap_or(0).saturating_sub(d.reserved);
+        if d.parked || free < GRAIN {
+            return None;
+        }
+        let share = (free / u64::from(d.units.max(1))).max(GRAIN);
+        let span = want.0.min(share);
+        d.reserved = d.reserved.saturating_add(span);
+        Some(Span(span))
+    }
+
+    /// Gives back what `cpu` has reserved and not used.
+    pub(crate) fn release(&mut self, cpu: u8) {
+        let Some(c) = self.cpu_mut(cpu) else { return };
+        let (unit, held) = (c.unit, c.reserved.0);
+        c.reserved = Span(0);
+        let dom = self.unit(unit).map_or(NIL, |u| u.dom);
+        if let Some(d) = self.dom_mut(dom).filter(|d| d.cap != 0) {
+            d.reserved = d.reserved.saturating_sub(held);
+        }
+    }
+
+    /// Takes `ran` from the budget of the domain that runs on `cpu`.
+    pub(crate) fn spend(&mut self, cpu: u8, ran: Span) {
+        let Some(c) = self.cpu_mut(cpu) else { return };
+        let used = c.reserved.0.min(ran.0);
+        c.reserved = c.reserved.less(ran);
+        let dom = {
+            let unit = c.unit;
+            self.unit(unit).map_or(NIL, |u| u.dom)
+        };
+        if let Some(d) = self.dom_mut(dom).filter(|d| d.cap != 0) {
+            d.reserved = d.reserved.saturating_sub(used);
+            d.budget = d.budget.saturating_sub_unsigned(ran.0);
+        }
+    }
+
+    /// A waiting unit found no budget: nobody may take it, nor its siblings as they come up, before the next period.
+    pub(crate) fn park(&mut self, unit: u16) {
+        let dom = self.unit(unit).map_or(NIL, |u| u.dom);
+        if let Some(d) = self.dom_mut(dom) {
+            d.parked = true;
+        }
+        self.requeue(unit);
+    }
+
+    fn unpark(&mut self, now: Time, dom: u16, d: &mut Decision) {
+        let Some(x) = self.dom_mut(dom).filter(|x| x.parked) else {
+            return;
+        };
+        x.parked = false;
+        let mut at = x.preempted;
+        for _ in 0..self.units.len() {
+            let Some(u) = self.unit(at).copied() else {
+                break;
+            };
+            if u.place == Place::Queued {
+                self.requeue(at);
+                self.find_cpu(now, at, false, d);
+            }
+            at = u.sib_next;
+        }
+    }
+
+    pub(crate) fn refill(&mut self, now: Time, d: &mut Decision) -> Result<(), Refusal> {
+        if self.shared.refill == Time(0) || now < self.shared.refill {
+            d.timer = self.shared.refill;
+            return Ok(());
+        }
+        // What has run belongs to the period that ends.
+        for cpu in 0..MAX_CPUS as u8 {
+            self.charge(now, cpu);
+        }
+        let mut capped = false;
+        for i in 0..self.doms.len() as u16 {
+            let Some(x) = self.dom_mut(i).filter(|x| x.present && x.cap != 0) else {
+                continue;
+            };
+            capped = true;
+            x.budget = x.budget.min(0).saturating_add(budget(x.cap)).min(budget(x.cap));
+            self.unpark(now, i, d);
+        }
+        self.shared.refill = if capped { now.after(PERIOD) } else { Time(0) };
+        d.timer = self.shared.refill;
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a vCPU was doing when it lost or offered its pCPU, read off its instruction pointer.
+//!
+//! A guest kernel's critical symbols arrive as sorted, disjoint address ranges, each with a [`Class`]. [`classify`] finds
+//! the range that holds an instruction pointer in O(log n), n at most [`MAX_RANGES`]. User mode has no class: only kernel
+//! critical services are accelerated.
+
+/// Upper bound on the ranges of one domain.
+pub const MAX_RANGES: usize = 4096;
+
+/// What the guest kernel was doing. The numbers are the hypercall ABI's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// Nothing critical, user mode, or unknown.
+    #[default]
+    None = 0,
+    /// Spinning for a lock: the yielder's side.
+    LockWait = 1,
+    /// Holding or releasing a lock.
+    LockHold = 2,
+    /// Waiting until other vCPUs have answered a TLB-shootdown or function-call IPI.
+    IpiWait = 3,
+    /// Answering such an IPI.
+    IpiServe = 4,
+    /// Serving a reschedule IPI.
+    Resched = 5,
+    /// Entering or leaving an interrupt.
+    Irq = 6,
+    /// Inside the page allocator or page release.
+    PageAlloc = 7,
+    /// Waking the waiters of a read-write semaphore.
+    RwsemWake = 8,
+}
+
+impl Class {
+    /// The class of an ABI number; `None` if there is no such class.
+    #[must_use]
+    pub const fn from_abi(n: u32) -> Option<Self> {
+        Some(match n {
+            0 => Self::None,
+            1 => Self::LockWait,
+            2 => Self::LockHold,
+            3 => Self::IpiWait,
+            4 => Self::IpiServe,
+            5 => Self::Resched,
+            6 => Self::Irq,
+            7 => Self::PageAlloc,
+            8 => Self::RwsemWake,
+            _ => return None,
+        })
+    }
+
+    /// Whether siblings may be waiting for a vCPU that was preempted in this class. One that only waits for a lock
+    /// keeps nobody waiting; one that waits for IPIs usually holds the lock under which it sent them.
+    #[must_use]
+    pub const fn is_critical(self) -> bool {
+        !matches!(self, Self::None | Self::LockWait)
+    }
+}
+
+/// A range of guest kernel addresses: `start` inside, `end` outside. Layout of the hypercall ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// First address after the range.
+    pub end: u64,
+    /// A [`Class`] number.
+    pub class: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Why a table of ranges is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeError {
+    /// More than [`MAX_RANGES`].
+    TooMany,
+    /// An empty range, an unknown class, class 0, or non-zero padding, at this index.
+    Malformed(usize),
+    /// The range at this index starts before its predecessor ends.
+    Unsorted(usize),
+}
+
+/// Checks a table that came from outside: sorted, disjoint, non-empty ranges of known classes.
+///
+/// # Errors
+/// The first thing that is wrong, see [`RangeError`].
+pub fn check(ranges: &[Range]) -> Result<(), RangeError> {
+    if ranges.len() > MAX_RANGES {
+        return Err(RangeError::TooMany);
+    }
+    let mut floor = 0;
+    for (i, r) in ranges.iter().enumerate() {
+        let known = matches!(Class::from_abi(r.class), Some(c) if c != Class::None);
+        if r.start >= r.end || !known || r.pad != 0 {
+            return Err(RangeError::Malformed(i));
+        }
+        if r.start < floor {
+            return Err(RangeError::Unsorted(i));
+        }
+        floor = r.end;
+    }
+    Ok(())
+}
+
+/// The class of instruction pointer `rip` in a table that [`check`] accepted.
+///
+/// On a table it would refuse the answer is meaningless but the work is still bounded.
+#[must_use]
+pub fn classify(ranges: &[Range], rip: u64) -> Class {
+    // Branch-light binary search for the last range with start <= rip.
+    let (mut base, mut len) = (0usize, ranges.len());
+    while len > 1 {
+        let half = len / 2;
+        let mid = base.wrapping_add(half);
+        if ranges.get(mid).is_some_and(|r| r.start <= rip) {
+            base = mid;
+        }
+        len = len.wrapping_sub(half);
+    }
+    match ranges.get(base) {
+        Some(r) if r.start <= rip && rip < r.end => Class::from_abi(r.class).unwrap_or_default(),
+        _ => Class::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn r(start: u64, end: u64, class: u32) -> Range {
+        Range { start, end, class, pad: 0 }
+    }
+
+    #[test]
+    fn an_address_gets_the_class_of_the_range_that_holds_it() {
+        let t = [r(10, 20, 1), r(20, 30, 3), r(40, 50, 8)];
+        check(&t).unwrap();
+        for (rip, want) in [
+            (0, Class::None),
+            (9, Class::None),
+            (10, Class::LockWait),
+            (19, Class::LockWait),
+            (20, Class::IpiWait),
+            (29, Class::IpiWait),
+            (30, Class::None),
+            (39, Class::None),
+            (40, Class::RwsemWake),
+            (49, Class::RwsemWake),
+            (50, Class::None),
+            (u64::MAX, Class::None),
+        ] {
+            assert_eq!(classify(&t, rip), want, "rip {rip}");
+        }
+        assert_eq!(classify(&[], 5), Class::None);
+    }
+
+    #[test]
+    fn a_hostile_table_is_refused_with_the_place_of_the_fault() {
+        assert_eq!(check(&[r(10, 10, 1)]), Err(RangeError::Malformed(0)));
+        assert_eq!(check(&[r(10, 5, 1)]), Err(RangeError::Malformed(0)));
+        assert_eq!(check(&[r(1, 2, 0)]), Err(RangeError::Malformed(0)));
+        assert_eq!(check(&[r(1, 2, 1), r(2, 3, 9)]), Err(RangeError::Malformed(1)));
+        assert_eq!(check(&[r(1, 5, 1), r(4, 6, 1)]), Err(RangeError::Unsorted(1)));
+        assert_eq!(check(&[r(5, 6, 1), r(1, 2, 1)]), Err(RangeError::Unsorted(1)));
+        assert_eq!(check(&[Range { pad: 1, ..r(1, 2, 1) }]), Err(RangeError::Malformed(0)));
+        let many: std::vec::Vec<_> = (0..4097u64).map(|i| r(i * 2, i * 2 + 1, 1)).collect();
+        assert_eq!(check(&many), Err(RangeError::TooMany));
+        assert_eq!(check(&many[1..]), Ok(()));
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where waiting units are kept and which pCPU is asked to take one.
+
+use crate::pool::{Decision, Pool, bit};
+use crate::state::{MAX_CPUS, NIL, NO_CPU, Place, Unit, Work};
+use crate::time::{Span, Time};
+
+impl Pool<'_> {
+    /// The pCPUs that may take `u` from the queue for a normal slice: normal cores of its hard affinity; micro cores only
+    /// if that leaves none.
+    pub(crate) fn mask_of(&self, u: &Unit) -> u64 {
+        let normal = u.hard & self.normal();
+        if normal != 0 { normal } else { u.hard & self.shared.online }
+    }
+
+    /// Those of `mask` where `u` runs best.
+    fn preferred(u: &Unit, mask: u64) -> u64 {
+        let soft = if u.soft & mask != 0 { u.soft & mask } else { mask };
+        let last = if u.cpu == NO_CPU { 0 } else { bit(u.cpu) & soft };
+        if last != 0 { last } else { soft }
+    }
+
+    /// Puts a runnable unit that is on no pCPU into the queue.
+    pub(crate) fn enqueue(&mut self, unit: u16) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        let (weight, parked) = self
+            .doms
+            .get(usize::from(u.dom))
+            .map_or((256, false), |d| (u64::from(d.weight.max(1)), d.parked));
+        let slice = self.shared.params.slice.0;
+        let vclock = self.shared.vclock;
+        let lead = slice.saturating_mul(512) / weight;
+        let low = vclock.saturating_sub(slice);
+        let high = vclock.saturating_add(lead.max(2 * slice));
+        let mask = if parked { 0 } else { self.mask_of(&u) };
+        let seq = self.shared.seq;
+        self.shared.seq = seq.wrapping_add(1);
+        self.edit(unit, |u| {
+            u.vtime = u.vtime.clamp(low, high);
+            u.seq = seq;
+            u.mask = mask;
+            u.prefer = Self::preferred(u, mask);
+            u.place = Place::Queued;
+            u.promised = NO_CPU;
+        });
+        self.queue().insert(unit);
+        self.list_preempted(unit);
+    }
+
+    /// Brings the masks of a waiting unit up to date.
+    pub(crate) fn requeue(&mut self, unit: u16) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        if u.place != Place::Queued {
+            return;
+        }
+        let parked = self.doms.get(usize::from(u.dom)).is_some_and(|d| d.parked);
+        let mask = if parked { 0 } else { self.mask_of(&u) };
+        self.queue().remove(unit);
+        self.edit(unit, |u| {
+            u.mask = mask;
+            u.prefer = Self::preferred(u, mask);
+        });
+        self.queue().insert(unit);
+    }
+
+    /// Takes a unit out of every list and out of the queue.
+    pub(crate) fn withdraw(&mut self, unit: u16) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        if u.place == Place::Queued {
+            self.queue().remove(unit);
+            self.edit(unit, |u| u.place = Place::Asleep);
+        }
+        self.unlist_preempted(&u, unit);
+        self.unlist_urgent(&u, unit);
+        self.edit(unit, |u| {
+            u.promised = NO_CPU;
+            u.preempted = false;
+            u.urgent = false;
+        });
+    }
+
+    /// Adds a unit to its domain's list of units that want to run and do not.
+    pub(crate) fn list_preempted(&mut self, unit: u16) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        if u.preempted {
+            return;
+        }
+        let Some(d) = self.dom_mut(u.dom) else { return };
+        let head = d.preempted;
+        d.preempted = unit;
+        self.edit(head, |h| h.sib_prev = unit);
+        self.edit(unit, |u| {
+            u.preempted = true;
+            u.sib_prev = NIL;
+            u.sib_next = head;
+        });
+    }
+
+    fn unlist_preempted(&mut self, u: &Unit, unit: u16) {
+        if !u.preempted {
+            return;
+        }
+        if u.sib_prev == NIL
+            && let Some(d) = self.dom_mut(u.dom)
+            && d.preempted == unit
+        {
+            d.preempted = u.sib_next;
+        }
+        self.edit(u.sib_prev, |x| x.sib_next = u.sib_next);
+        self.edit(u.sib_next, |x| x.sib_prev = u.sib_prev);
+    }
+
+    /// pCPUs that run nothing of ours and have not been poked.
+    pub(crate) fn idle_cpus(&self) -> u64 {
+        let mut idle = 0;
+        for (i, c) in self.shared.cpus.iter().enumerate() {
+            if c.unit == NIL && !c.poked {
+                idle |= bit(i as u8);
+            }
+        }
+        idle & self.shared.online
+    }
+
+    /// Finds a pCPU for a waiting unit: an idle one; else, if `preempt`, the one whose unit is furthest ahead of it.
+    pub(crate) fn find_cpu(&mut self, now: Time, unit: u16, preempt: bool, d: &mut Decision) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        let idle = self.idle_cpus() & u.mask;
+        let pick = if idle & u.prefer != 0 { idle & u.prefer } else { idle };
+        if pick != 0 {
+            self.promise(pick.trailing_zeros() as u8, unit, d);
+            return;
+        }
+        if !preempt {
+            return;
+        }
+        let mut bar = u.vtime.saturating_add(self.shared.params.ratelimit.0);
+        let mut victim = NO_CPU;
+        for cpu in 0..MAX_CPUS as u8 {
+            let Some(c) = self.cpu(cpu) else { break };
+            if u.mask & bit(cpu) == 0 || c.work != Work::Normal || c.poked {
+                continue;
+            }
+            let ahead = self.vtime_now(c.unit, now.since(c.charged));
+            if ahead > bar {
+                bar = ahead;
+                victim = cpu;
+            }
+        }
+        if victim != NO_CPU {
+            self.promise(victim, unit, d);
+        }
+    }
+
+    /// The virtual time of a unit that has run for `ran` since it was last charged.
+    fn vtime_now(&self, unit: u16, ran: Span) -> u64 {
+        let Some(u) = self.unit(unit) else { return 0 };
+        let weight = self.doms.get(usize::from(u.dom)).map_or(256, |d| u64::from(d.weight.max(1)));
+        u.vtime.saturating_add(ran.0.saturating_mul(256) / weight)
+    }
+
+    fn promise(&mut self, cpu: u8, unit: u16, d: &mut Decision) {
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.next = unit;
+            c.poked = true;
+        }
+        self.edit(unit, |u| u.promised = cpu);
+        d.poke |= bit(cpu);
+    }
+}

@@ -1,0 +1,694 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The state machine: what a pool does with each event.
+//!
+//! A pool is a group of at most 64 pCPUs under one lock that the caller holds. It has one queue of runnable units for its
+//! normal cores ([`crate::queue`]) and one list of urgent units for its micro cores ([`crate::urgent`]).
+//!
+//! # Normal cores: weighted fair by exact virtual time
+//! - Running for `t` adds `t * 256 / weight` to a unit's virtual time; the remainder is kept, so nothing is lost.
+//! - The unit with the least virtual time among those that may run on a pCPU is next there, for a slice (30 ms). A unit that
+//!   prefers the pCPU goes before it if it is at most a quarter of a slice behind. Equal times: first come, first served.
+//! - The pool's clock `V` follows the least virtual time of those that wait, and never goes back. A unit that joins the
+//!   queue gets `max(own, V - slice)`: sleeping earns at most one slice of lag. Its lead is at most two of its slices
+//!   beyond `V`, so that running alone for a while is not held against it.
+//! - A waking unit takes an idle pCPU; else it preempts the unit that is furthest ahead, if that one leads by more than
+//!   the rate limit (1 ms) and has run for at least that long. The interrupted unit resumes the rest of its slice when the
+//!   pCPU is free again.
+//! - A yield lets the next unit go first, once. It changes no virtual time.
+//!
+//! # Micro cores
+//! Urgent units run there for one micro slice (0.1 ms) and then are back in the queue, always. Micro time is charged like
+//! any other. A unit whose affinity leaves it nothing but micro cores runs there in normal slices and gives way to urgent
+//! units at once. Micro cores are the highest-numbered pCPUs of the pool; there is always at least one normal core.
+//!
+//! # Invariants
+//! A unit is in one place ([`Place`]). A unit that left a pCPU is not run again before the caller says that its context is
+//! saved. Nobody runs outside its hard affinity. Events about units, domains or pCPUs that do not exist change nothing.
+
+use crate::class::Class;
+use crate::queue::Queue;
+use crate::state::{Cpu, Dom, MAX_CPUS, NIL, NO_CPU, Params, Place, Shared, Unit, Work};
+use crate::time::{Span, Time};
+
+/// What a pCPU that asks for work can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Any unit.
+    Run,
+    /// Nothing this time: the pCPU has other business (a tasklet).
+    IdleOnce,
+    /// Nothing: it is leaving the pool, or not yet in it.
+    Offline,
+}
+
+/// What happened. Every input of the pool is one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// pCPU `cpu` joined the pool, idle.
+    CpuUp { cpu: u8 },
+    /// pCPU `cpu` left the pool, idle.
+    CpuDown { cpu: u8 },
+    /// Domain `dom` joined with default weight and no cap.
+    DomAdd { dom: u16 },
+    /// Domain `dom` left; its units have left before.
+    DomRemove { dom: u16 },
+    /// Domain `dom` gets a weight (1..=65535) and a cap (percent of one pCPU, 0 = none).
+    DomSet { dom: u16, weight: u32, cap: u32 },
+    /// A unit joined, asleep. The masks have a bit for each pCPU.
+    UnitAdd { unit: u16, dom: u16, hard: u64, soft: u64 },
+    /// A unit left.
+    UnitRemove { unit: u16 },
+    /// A unit's affinity, or the set of pCPUs it refers to, changed.
+    Affinity { unit: u16, hard: u64, soft: u64 },
+    /// A unit became runnable.
+    Wake { unit: u16 },
+    /// A unit is no longer runnable.
+    Sleep { unit: u16 },
+    /// A running unit offers its pCPU; `class` is what its live instruction pointer says.
+    Yield { unit: u16, class: Class },
+    /// An interrupt or IPI arrived for a unit.
+    Kick { unit: u16 },
+    /// pCPU `cpu` asks for work. `runnable` and `class` tell of the unit that was current, if there is one.
+    Schedule { cpu: u8, offer: Offer, runnable: bool, class: Class },
+    /// The context of a unit that left its pCPU is saved.
+    Saved { unit: u16 },
+    /// The time of an earlier [`Decision::timer`] has come.
+    Timer,
+    /// New settings.
+    Set { params: Params },
+}
+
+/// Why an event was refused; the pool is as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such unit, domain or pCPU, or it exists already.
+    Unknown,
+    /// A value is outside its range.
+    Range,
+    /// It would leave no normal core.
+    Busy,
+}
+
+/// What to do about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// pCPUs that must ask for work now, one bit each.
+    pub poke: u64,
+    /// Answer to [`Event::Schedule`]: the unit to run, [`NIL`] for none.
+    pub run: u16,
+    /// For how long; zero: until poked.
+    pub slice: Span,
+    /// When to send [`Event::Timer`]; zero: as before.
+    pub timer: Time,
+    /// Answer to [`Event::Yield`]: the yielder keeps its pCPU.
+    pub kept: bool,
+    /// The event was refused.
+    pub refused: Option<Refusal>,
+}
+
+impl Decision {
+    /// Nothing to do.
+    pub const NOTHING: Self =
+        Self { poke: 0, run: NIL, slice: Span(0), timer: Time(0), kept: false, refused: None };
+}
+
+/// A group of pCPUs with its units and domains, borrowed from the caller for one event.
+pub struct Pool<'a> {
+    /// What does not grow.
+    pub shared: &'a mut Shared,
+    /// The units; identities are indices.
+    pub units: &'a mut [Unit],
+    /// The domains; identities are indices.
+    pub doms: &'a mut [Dom],
+}
+
+pub(crate) const fn bit(cpu: u8) -> u64 {
+    1u64.wrapping_shl(cpu as u32)
+}
+
+/// A choice for a pCPU that asks for work.
+#[derive(Clone, Copy)]
+struct Choice {
+    unit: u16,
+    work: Work,
+    span: Span,
+}
+
+const IDLE: Choice = Choice { unit: NIL, work: Work::Idle, span: Span(0) };
+
+/// What [`Event::Schedule`] found about the unit that was current.
+#[derive(Clone, Copy)]
+struct Prev {
+    unit: u16,
+    work: Work,
+    /// Runnable, and the pCPU may run units.
+    able: bool,
+    yielding: bool,
+    over: bool,
+    /// What is left of its slice.
+    left: Span,
+    ran: Span,
+}
+
+impl Pool<'_> {
+    /// Takes in one event at instant `now` and says what to do about it.
+    pub fn handle(&mut self, now: Time, event: Event) -> Decision {
+        let mut d = Decision::NOTHING;
+        let result = match event {
+            Event::CpuUp { cpu } => self.cpu_up(cpu, &mut d),
+            Event::CpuDown { cpu } => self.cpu_down(cpu, &mut d),
+            Event::DomAdd { dom } => self.dom_add(dom),
+            Event::DomRemove { dom } => self.dom_remove(dom),
+            Event::DomSet { dom, weight, cap } => self.dom_set(now, dom, weight, cap, &mut d),
+            Event::UnitAdd { unit, dom, hard, soft } => self.unit_add(unit, dom, hard, soft),
+            Event::UnitRemove { unit } => self.unit_remove(unit),
+            Event::Affinity { unit, hard, soft } => self.affinity(now, unit, hard, soft, &mut d),
+            Event::Wake { unit } => self.wake(now, unit, &mut d),
+            Event::Sleep { unit } => self.sleep(unit, &mut d),
+            Event::Yield { unit, class } => self.yielded(now, unit, class, &mut d),
+            Event::Kick { unit } => self.kicked(unit, &mut d),
+            Event::Schedule { cpu, offer, runnable, class } => {
+                self.schedule(now, cpu, offer, runnable, class, &mut d)
+            }
+            Event::Saved { unit } => self.saved(now, unit, &mut d),
+            Event::Timer => self.refill(now, &mut d),
+            Event::Set { params } => self.set(now, params, &mut d),
+        };
+        d.refused = result.err();
+        d
+    }
+
+    /// The record of unit `i`, if it is part of the pool.
+    #[must_use]
+    pub fn unit(&self, i: u16) -> Option<&Unit> {
+        self.units.get(usize::from(i)).filter(|u| u.place != Place::Absent)
+    }
+
+    pub(crate) fn edit(&mut self, i: u16, f: impl FnOnce(&mut Unit)) {
+        if let Some(u) = self.units.get_mut(usize::from(i)) {
+            f(u);
+        }
+    }
+
+    pub(crate) fn dom_mut(&mut self, i: u16) -> Option<&mut Dom> {
+        self.doms.get_mut(usize::from(i))
+    }
+
+    /// The record of pCPU `cpu`.
+    #[must_use]
+    pub fn cpu(&self, cpu: u8) -> Option<&Cpu> {
+        self.shared.cpus.get(usize::from(cpu))
+    }
+
+    pub(crate) fn cpu_mut(&mut self, cpu: u8) -> Option<&mut Cpu> {
+        self.shared.cpus.get_mut(usize::from(cpu))
+    }
+
+    pub(crate) fn queue(&mut self) -> Queue<'_> {
+        Queue::of(self.shared, self.units)
+    }
+
+    /// Normal cores.
+    #[must_use]
+    pub fn normal(&self) -> u64 {
+        self.shared.online & !self.shared.micro
+    }
+
+    // ---- pCPUs and settings -------------------------------------------------------------------------------------
+
+    fn cpu_up(&mut self, cpu: u8, d: &mut Decision) -> Result<(), Refusal> {
+        let c = self.cpu_mut(cpu).ok_or(Refusal::Unknown)?;
+        *c = Cpu::EMPTY;
+        self.shared.online |= bit(cpu);
+        self.reassign_modes(d);
+        Ok(())
+    }
+
+    fn cpu_down(&mut self, cpu: u8, d: &mut Decision) -> Result<(), Refusal> {
+        let c = self.cpu_mut(cpu).ok_or(Refusal::Unknown)?;
+        *c = Cpu::EMPTY;
+        self.shared.online &= !bit(cpu);
+        self.reassign_modes(d);
+        Ok(())
+    }
+
+    fn set(&mut self, now: Time, params: Params, d: &mut Decision) -> Result<(), Refusal> {
+        if !params.in_range() {
+            return Err(Refusal::Range);
+        }
+        let more = params.nr_micro > self.shared.params.nr_micro;
+        if more && params.nr_micro >= self.shared.online.count_ones() {
+            return Err(Refusal::Busy);
+        }
+        self.shared.params = params;
+        self.reassign_modes(d);
+        // Running slices end by the new lengths too.
+        for cpu in 0..MAX_CPUS as u8 {
+            self.charge(now, cpu);
+        }
+        d.poke |= self.shared.online;
+        Ok(())
+    }
+
+    /// Gives the highest-numbered pCPUs to the micro pool, as many as the settings ask for and one normal core allows.
+    pub(crate) fn reassign_modes(&mut self, d: &mut Decision) {
+        let online = self.shared.online;
+        let want = self.shared.params.nr_micro.min(online.count_ones().saturating_sub(1));
+        let mut micro = 0u64;
+        for cpu in (0..MAX_CPUS as u8).rev() {
+            if online & bit(cpu) != 0 && micro.count_ones() < want {
+                micro |= bit(cpu);
+            }
+        }
+        d.poke |= online & (micro ^ self.shared.micro);
+        self.shared.micro = micro;
+        // Every waiting unit may have gained or lost pCPUs.
+        for i in 0..self.units.len() as u16 {
+            self.requeue(i);
+        }
+        d.poke |= self.idle_cpus();
+    }
+
+    // ---- domains and units --------------------------------------------------------------------------------------
+
+    fn dom_add(&mut self, dom: u16) -> Result<(), Refusal> {
+        let d = self.dom_mut(dom).filter(|d| !d.present).ok_or(Refusal::Unknown)?;
+        *d = Dom { present: true, ..Dom::ABSENT };
+        Ok(())
+    }
+
+    fn dom_remove(&mut self, dom: u16) -> Result<(), Refusal> {
+        let d = self.dom_mut(dom).filter(|d| d.present).ok_or(Refusal::Unknown)?;
+        if d.units != 0 {
+            return Err(Refusal::Busy);
+        }
+        *d = Dom::ABSENT;
+        Ok(())
+    }
+
+    fn dom_set(
+        &mut self,
+        now: Time,
+        dom: u16,
+        weight: u32,
+        cap: u32,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
+        self.dom_mut(dom).filter(|x| x.present).ok_or(Refusal::Unknown)?;
+        if weight == 0 || weight > 65_535 || cap > 100 * MAX_CPUS as u32 {
+            return Err(Refusal::Range);
+        }
+        // What has been run so far counts by the old weight.
+        for cpu in 0..MAX_CPUS as u8 {
+            self.charge(now, cpu);
+        }
+        if let Some(x) = self.dom_mut(dom) {
+            x.weight = weight;
+        }
+        self.set_cap(now, dom, cap, d);
+        Ok(())
+    }
+
+    fn unit_add(&mut self, unit: u16, dom: u16, hard: u64, soft: u64) -> Result<(), Refusal> {
+        let vclock = self.shared.vclock;
+        let slot = self.units.get_mut(usize::from(unit)).filter(|u| u.place == Place::Absent);
+        let d = self.doms.get_mut(usize::from(dom)).filter(|d| d.present);
+        let (Some(u), Some(d)) = (slot, d) else {
+            return Err(Refusal::Unknown);
+        };
+        *u = Unit { vtime: vclock, hard, soft, dom, place: Place::Asleep, ..Unit::ABSENT };
+        d.units = d.units.saturating_add(1);
+        Ok(())
+    }
+
+    fn unit_remove(&mut self, unit: u16) -> Result<(), Refusal> {
+        let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
+        self.withdraw(unit);
+        if u.place == Place::OnCpu {
+            self.release(u.cpu);
+            if let Some(c) = self.cpu_mut(u.cpu)
+                && c.work == Work::Micro
+            {
+                self.left_micro(u.dom);
+            }
+            if let Some(c) = self.cpu_mut(u.cpu) {
+                c.unit = NIL;
+                c.work = Work::Idle;
+            }
+        }
+        if let Some(d) = self.dom_mut(u.dom) {
+            d.units = d.units.saturating_sub(1);
+        }
+        self.edit(unit, |u| *u = Unit::ABSENT);
+        Ok(())
+    }
+
+    fn affinity(
+        &mut self,
+        now: Time,
+        unit: u16,
+        hard: u64,
+        soft: u64,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
+        let place = self.unit(unit).ok_or(Refusal::Unknown)?.place;
+        self.edit(unit, |u| {
+            u.hard = hard;
+            u.soft = soft;
+        });
+        match place {
+            Place::Queued => {
+                self.requeue(unit);
+                self.find_cpu(now, unit, false, d);
+                if self.unit(unit).is_some_and(|u| u.urgent) {
+                    self.poke_micro(unit, d);
+                }
+            }
+            Place::OnCpu => {
+                let u = self.unit(unit).copied().unwrap_or(Unit::ABSENT);
+                if hard & bit(u.cpu) == 0 {
+                    d.poke |= bit(u.cpu);
+                }
+            }
+            Place::Absent | Place::Asleep | Place::Leaving => {}
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, now: Time, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
+        let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
+        match u.place {
+            Place::Asleep => {
+                self.edit(unit, |u| {
+                    u.runnable = true;
+                    u.class = Class::None;
+                    u.slice_left = Span(0);
+                });
+                self.enqueue(unit);
+                self.find_cpu(now, unit, true, d);
+            }
+            Place::OnCpu => self.edit(unit, |u| u.runnable = true),
+            Place::Leaving => {
+                self.edit(unit, |u| u.runnable = true);
+                self.list_preempted(unit);
+            }
+            Place::Queued | Place::Absent => {}
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
+        let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
+        self.edit(unit, |u| u.runnable = false);
+        match u.place {
+            Place::OnCpu => d.poke |= bit(u.cpu),
+            Place::Queued | Place::Leaving => self.withdraw(unit),
+            Place::Asleep | Place::Absent => {}
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self, now: Time, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
+        let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
+        if u.place != Place::Leaving {
+            return Ok(());
+        }
+        if u.runnable {
+            self.enqueue(unit);
+            self.find_cpu(now, unit, false, d);
+            if u.urgent {
+                self.poke_micro(unit, d);
+            }
+        } else {
+            self.edit(unit, |u| u.place = Place::Asleep);
+        }
+        Ok(())
+    }
+
+    // ---- the choice ---------------------------------------------------------------------------------------------
+
+    fn schedule(
+        &mut self,
+        now: Time,
+        cpu: u8,
+        offer: Offer,
+        runnable: bool,
+        class: Class,
+        d: &mut Decision,
+    ) -> Result<(), Refusal> {
+        let known = self.shared.online & bit(cpu) != 0;
+        if self.cpu(cpu).is_none() {
+            return Err(Refusal::Unknown);
+        }
+        if known != (offer != Offer::Offline) {
+            self.shared.online ^= bit(cpu);
+            self.reassign_modes(d);
+            d.poke &= !bit(cpu);
+        }
+        self.charge(now, cpu);
+        self.release(cpu);
+        let c = *self.cpu(cpu).ok_or(Refusal::Unknown)?;
+        let prev = Prev {
+            unit: c.unit,
+            work: c.work,
+            able: c.unit != NIL && runnable && offer == Offer::Run,
+            yielding: self.unit(c.unit).is_some_and(|u| u.yielding),
+            over: now >= c.ends,
+            left: c.ends.since(now),
+            ran: now.since(c.started),
+        };
+        self.edit(c.unit, |u| {
+            u.yielding = false;
+            u.runnable = runnable;
+        });
+        if c.work == Work::Micro && self.first_urgent(cpu) != NIL {
+            self.shared.micro_stay_max = self.shared.micro_stay_max.max(prev.ran);
+        }
+        let choice = if offer == Offer::Run { self.choose(cpu, &prev) } else { IDLE };
+        let kept = choice.unit == prev.unit && prev.unit != NIL;
+        // The rate limit puts off a preemption; it is not forgotten.
+        let keep_hint = kept && self.hint(cpu, c.next) && self.leads(prev.unit, c.next);
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.poked = keep_hint;
+            if !keep_hint {
+                c.next = NIL;
+            }
+        }
+        if kept {
+            if let Some(c) = self.cpu_mut(cpu) {
+                c.ends = now.after(choice.span.max(if keep_hint { prev.left } else { Span(0) }));
+                c.reserved = choice.span;
+            }
+        } else {
+            if prev.unit != NIL {
+                self.leave(cpu, &prev, class);
+            }
+            if choice.unit != NIL {
+                self.enter(now, cpu, choice);
+            }
+        }
+        if !keep_hint {
+            self.edit(c.next, |u| {
+                if u.promised == cpu {
+                    u.promised = NO_CPU;
+                }
+            });
+            if offer != Offer::Run && self.unit(c.next).is_some_and(|u| u.place == Place::Queued) {
+                self.find_cpu(now, c.next, false, d);
+            }
+        }
+        d.run = choice.unit;
+        d.slice = choice.span;
+        Ok(())
+    }
+
+    /// Whether unit `i`, for which `cpu` was poked, still waits and may run there.
+    fn hint(&self, cpu: u8, i: u16) -> bool {
+        self.unit(i).is_some_and(|u| u.place == Place::Queued && u.mask & bit(cpu) != 0)
+    }
+
+    fn vtime(&self, i: u16) -> u64 {
+        self.unit(i).map_or(u64::MAX, |u| u.vtime)
+    }
+
+    fn choose(&mut self, cpu: u8, prev: &Prev) -> Choice {
+        let p = self.shared.params;
+        if self.shared.micro & bit(cpu) != 0 {
+            let here = self.unit(prev.unit).is_some_and(|u| u.hard & bit(cpu) != 0);
+            if prev.able
+                && here
+                && prev.work == Work::Micro
+                && !prev.over
+                && !prev.yielding
+                && let Some(span) = self.grant(prev.unit, prev.left)
+            {
+                return Choice { unit: prev.unit, work: Work::Micro, span };
+            }
+            if let Some((unit, span)) = self.take_urgent(cpu) {
+                return Choice { unit, work: Work::Micro, span };
+            }
+        }
+        let allowed = self.unit(prev.unit).is_some_and(|u| self.mask_of(u) & bit(cpu) != 0);
+        let stay = prev.able && prev.work == Work::Normal && allowed;
+        let (next, resume) = self.cpu(cpu).map_or((NIL, NIL), |c| (c.next, c.resume));
+        if stay && !prev.over && !prev.yielding {
+            let mut span = prev.left;
+            if self.hint(cpu, next) && self.leads(prev.unit, next) {
+                if prev.ran < p.ratelimit {
+                    span = span.min(p.ratelimit.less(prev.ran));
+                } else if let Some(span) = self.grant(next, p.slice) {
+                    return Choice { unit: next, work: Work::Normal, span };
+                }
+            }
+            if let Some(span) = self.grant(prev.unit, span) {
+                return Choice { unit: prev.unit, work: Work::Normal, span };
+            }
+        }
+        if !stay {
+            if self.hint(cpu, next)
+                && let Some(span) = self.grant(next, p.slice)
+            {
+                return Choice { unit: next, work: Work::Normal, span };
+            }
+            let left = self.unit(resume).map_or(Span(0), |u| u.slice_left);
+            if left > Span(0)
+                && self.hint(cpu, resume)
+                && let Some(span) = self.grant(resume, left)
+            {
+                return Choice { unit: resume, work: Work::Normal, span };
+            }
+        }
+        // A slice is over, the unit yielded, or the pCPU is free.
+        let limit = if stay && !prev.yielding { self.vtime(prev.unit) } else { u64::MAX };
+        if let Some((unit, span)) = self.pick(cpu, limit) {
+            return Choice { unit, work: Work::Normal, span };
+        }
+        if stay {
+            let want = if prev.over { p.slice } else { prev.left };
+            if let Some(span) = self.grant(prev.unit, want) {
+                return Choice { unit: prev.unit, work: Work::Normal, span };
+            }
+            // It would go on, but its domain is at its cap: whoever waits, however far ahead, is better than nobody.
+            if let Some((unit, span)) = self.pick(cpu, u64::MAX) {
+                return Choice { unit, work: Work::Normal, span };
+            }
+        }
+        IDLE
+    }
+
+    /// Whether running unit `a` leads waiting unit `b` by more than the rate limit.
+    fn leads(&self, a: u16, b: u16) -> bool {
+        self.vtime(b).saturating_add(self.shared.params.ratelimit.0) < self.vtime(a)
+    }
+
+    /// The next unit in order for `cpu` with a virtual time of at most `limit`, and its slice.
+    fn pick(&mut self, cpu: u8, limit: u64) -> Option<(u16, Span)> {
+        let slice = self.shared.params.slice;
+        // Each turn takes one unit at its cap out of the running until the next period.
+        for _ in 0..=self.units.len() {
+            let first = self.queue().first(bit(cpu));
+            if first == NIL {
+                return None;
+            }
+            let near = self.queue().first_preferring(bit(cpu));
+            let slack = self.vtime(first).saturating_add(slice.0 / 4);
+            let unit = if near != NIL && self.vtime(near) <= slack { near } else { first };
+            if self.vtime(unit) > limit {
+                return None;
+            }
+            if let Some(span) = self.grant(unit, slice) {
+                return Some((unit, span));
+            }
+            self.park(unit);
+        }
+        None
+    }
+
+    /// The current unit of `cpu` loses it.
+    fn leave(&mut self, cpu: u8, prev: &Prev, class: Class) {
+        let interrupted = prev.work == Work::Normal && prev.able && !prev.over && !prev.yielding;
+        let Some(u) = self.units.get_mut(usize::from(prev.unit)) else {
+            return;
+        };
+        u.place = Place::Leaving;
+        u.cpu = cpu;
+        u.class = class;
+        u.slice_left = if interrupted { prev.left } else { Span(0) };
+        let (dom, runnable) = (u.dom, u.runnable);
+        if prev.work == Work::Micro {
+            self.left_micro(dom);
+        }
+        if runnable {
+            if let Some(d) = self.dom_mut(dom) {
+                d.counts.preempted = d.counts.preempted.wrapping_add(1);
+                if class.is_critical() {
+                    d.counts.preempted_critical = d.counts.preempted_critical.wrapping_add(1);
+                }
+            }
+            self.list_preempted(prev.unit);
+        }
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.unit = NIL;
+            c.work = Work::Idle;
+            c.reserved = Span(0);
+            c.resume = if interrupted { prev.unit } else { c.resume };
+        }
+    }
+
+    /// A waiting unit gets `cpu`.
+    fn enter(&mut self, now: Time, cpu: u8, choice: Choice) {
+        let (unit, work) = (choice.unit, choice.work);
+        self.withdraw(unit);
+        let first = self.queue().first(!0);
+        let lead = self.vtime(first).min(self.vtime(unit));
+        if work == Work::Normal {
+            self.shared.vclock = self.shared.vclock.max(lead);
+        } else {
+            self.entered_micro(unit);
+        }
+        self.edit(unit, |u| {
+            u.place = Place::OnCpu;
+            u.cpu = cpu;
+            u.runnable = true;
+            u.slice_left = Span(0);
+        });
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.unit = unit;
+            c.work = work;
+            c.started = now;
+            c.charged = now;
+            c.ends = now.after(choice.span);
+            c.reserved = choice.span;
+            if c.resume == unit {
+                c.resume = NIL;
+            }
+        }
+    }
+
+    /// Charges the current unit of `cpu` for the time since it was last charged.
+    pub(crate) fn charge(&mut self, now: Time, cpu: u8) {
+        let Some(c) = self.cpu_mut(cpu) else { return };
+        let ran = now.since(c.charged);
+        let (unit, work) = (c.unit, c.work);
+        c.charged = now;
+        if unit == NIL {
+            return;
+        }
+        let Some(u) = self.units.get_mut(usize::from(unit)) else {
+            return;
+        };
+        let Some(d) = self.doms.get_mut(usize::from(u.dom)) else {
+            return;
+        };
+        let weight = u64::from(d.weight.max(1));
+        let scaled = ran.0.saturating_mul(256).saturating_add(u.scale_rem);
+        u.vtime = u.vtime.saturating_add(scaled / weight);
+        u.scale_rem = scaled % weight;
+        d.counts.run_ns = d.counts.run_ns.wrapping_add(ran.0);
+        if work == Work::Micro {
+            d.counts.micro_ns = d.counts.micro_ns.wrapping_add(ran.0);
+            self.shared.micro_ns = self.shared.micro_ns.wrapping_add(ran.0);
+        }
+        self.spend(cpu, ran);
+    }
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a pool remembers: plain fixed-size records in memory that the caller provides. Identities are small indices.
+
+use crate::class::Class;
+use crate::time::{Span, Time};
+
+/// Upper bound on the pCPUs of a pool: one bit each in a mask.
+pub const MAX_CPUS: usize = 64;
+/// Upper bound on units (vCPUs) of a pool.
+pub const MAX_UNITS: usize = 4096;
+/// Upper bound on domains of a pool.
+pub const MAX_DOMS: usize = 1024;
+
+/// "No unit", "no domain".
+pub const NIL: u16 = u16::MAX;
+/// "No pCPU".
+pub const NO_CPU: u8 = u8::MAX;
+
+/// Where a unit is. It is in exactly one of these places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Place {
+    /// Not part of the pool.
+    #[default]
+    Absent,
+    /// Known, not runnable, on no pCPU.
+    Asleep,
+    /// Runnable and waiting in the pool's queue.
+    Queued,
+    /// Current on [`Unit::cpu`].
+    OnCpu,
+    /// Taken off [`Unit::cpu`], its registers not saved yet: nobody may run it.
+    Leaving,
+}
+
+/// A schedulable unit: a vCPU (or the vCPUs of a core, under core scheduling).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Unit {
+    /// Virtual time: nanoseconds run, scaled by 256 / weight. See [`crate::pool`].
+    pub vtime: u64,
+    /// Order of arrival in the queue; decides between equal virtual times.
+    pub seq: u64,
+    /// pCPUs of the pool it may run on.
+    pub hard: u64,
+    /// pCPUs it prefers.
+    pub soft: u64,
+    /// pCPUs that may take it from the queue for normal work: [`Unit::hard`] without micro cores, nothing while its
+    /// domain's cap is used up.
+    pub mask: u64,
+    /// Subset of [`Unit::mask`] where it runs best: its last pCPU, else its soft affinity.
+    pub prefer: u64,
+    /// Union of `mask` over its subtree of the queue.
+    pub any: u64,
+    /// Union of `prefer` over its subtree of the queue.
+    pub any_prefer: u64,
+    /// What is left of a slice that was interrupted for somebody else; zero if none.
+    pub slice_left: Span,
+    /// Remainder of the last scaling, so that virtual time is exact.
+    pub scale_rem: u64,
+    /// Heap priority in the queue's treap.
+    pub prio: u32,
+    /// Left child, right child and parent in the queue.
+    pub left: u16,
+    /// See [`Unit::left`].
+    pub right: u16,
+    /// See [`Unit::left`].
+    pub up: u16,
+    /// Its domain.
+    pub dom: u16,
+    /// Neighbours in its domain's list of preempted units.
+    pub sib_next: u16,
+    /// See [`Unit::sib_next`].
+    pub sib_prev: u16,
+    /// Neighbours in the pool's urgent list.
+    pub urgent_next: u16,
+    /// See [`Unit::urgent_next`].
+    pub urgent_prev: u16,
+    /// Where it is.
+    pub place: Place,
+    /// The pCPU of [`Place::OnCpu`] and [`Place::Leaving`]; otherwise the last one.
+    pub cpu: u8,
+    /// The pCPU that was poked to take it, if any.
+    pub promised: u8,
+    /// What it was doing when it was last preempted.
+    pub class: Class,
+    /// Wants to run, as far as the pool knows.
+    pub runnable: bool,
+    /// Offered its pCPU.
+    pub yielding: bool,
+    /// In the urgent list.
+    pub urgent: bool,
+    /// In its domain's list of preempted units.
+    pub preempted: bool,
+}
+
+impl Unit {
+    /// A unit that is in no pool.
+    pub const ABSENT: Self = Self {
+        vtime: 0,
+        seq: 0,
+        hard: 0,
+        soft: 0,
+        mask: 0,
+        prefer: 0,
+        any: 0,
+        any_prefer: 0,
+        slice_left: Span(0),
+        scale_rem: 0,
+        prio: 0,
+        left: NIL,
+        right: NIL,
+        up: NIL,
+        dom: NIL,
+        sib_next: NIL,
+        sib_prev: NIL,
+        urgent_next: NIL,
+        urgent_prev: NIL,
+        place: Place::Absent,
+        cpu: NO_CPU,
+        promised: NO_CPU,
+        class: Class::None,
+        runnable: false,
+        yielding: false,
+        urgent: false,
+        preempted: false,
+    };
+}
+
+/// What a pCPU of the pool does with its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Work {
+    /// Idle, or busy with something that is not the pool's.
+    #[default]
+    Idle,
+    /// A normal slice.
+    Normal,
+    /// A micro slice.
+    Micro,
+}
+
+/// A pCPU.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Cpu {
+    /// When the current unit was put here.
+    pub started: Time,
+    /// Up to when the current unit has been charged.
+    pub charged: Time,
+    /// When its slice ends.
+    pub ends: Time,
+    /// What it may still use of its domain's cap in this dispatch; reserved from the domain's budget.
+    pub reserved: Span,
+    /// The current unit.
+    pub unit: u16,
+    /// The unit for which this pCPU was poked.
+    pub next: u16,
+    /// The unit whose slice was interrupted here and should resume.
+    pub resume: u16,
+    /// What the current unit's slice is.
+    pub work: Work,
+    /// Poked and has not scheduled since.
+    pub poked: bool,
+}
+
+impl Cpu {
+    /// A pCPU that runs nothing.
+    pub const EMPTY: Self = Self {
+        started: Time(0),
+        charged: Time(0),
+        ends: Time(0),
+        reserved: Span(0),
+        unit: NIL,
+        next: NIL,
+        resume: NIL,
+        work: Work::Idle,
+        poked: false,
+    };
+}
+
+/// What has happened to a domain's vCPUs. Counters only grow. Layout of the hypercall ABI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counts {
+    /// Yields while waiting for TLB-shootdown or function-call IPIs.
+    pub yields_ipi: u64,
+    /// Yields while spinning for a lock.
+    pub yields_lock: u64,
+    /// Other yields.
+    pub yields_other: u64,
+    /// Yields after which the vCPU kept its pCPU, because siblings were being accelerated.
+    pub yields_kept: u64,
+    /// Events for a vCPU that was runnable but preempted.
+    pub kicks_preempted: u64,
+    /// Times a runnable vCPU lost its pCPU.
+    pub preempted: u64,
+    /// Those inside a critical service.
+    pub preempted_critical: u64,
+    /// vCPUs made urgent by a sibling's IPI-wait yield.
+    pub accel_ipi: u64,
+    /// vCPUs made urgent by a sibling's lock-wait yield.
+    pub accel_lock: u64,
+    /// vCPUs made urgent by an event for them.
+    pub accel_irq: u64,
+    /// Not made urgent: no micro core in the vCPU's hard affinity.
+    pub refused_affinity: u64,
+    /// Not made urgent: too far ahead of its fair share, or at its cap.
+    pub refused_limit: u64,
+    /// Made urgent while every micro core was busy.
+    pub refused_full: u64,
+    /// Micro slices.
+    pub micro_runs: u64,
+    /// Nanoseconds of micro slices.
+    pub micro_ns: u64,
+    /// Nanoseconds run, micro slices included.
+    pub run_ns: u64,
+}
+
+/// A domain.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Dom {
+    /// What has happened.
+    pub counts: Counts,
+    /// Nanoseconds its units may still run in this cap period; negative when an overrun is being paid back.
+    pub budget: i64,
+    /// Nanoseconds of that budget handed to running units.
+    pub reserved: u64,
+    /// Share of the processors, relative to other domains; never zero.
+    pub weight: u32,
+    /// Upper bound in percent of one pCPU; zero: none.
+    pub cap: u32,
+    /// First of its preempted units.
+    pub preempted: u16,
+    /// Units on micro cores now.
+    pub on_micro: u16,
+    /// Units it has.
+    pub units: u16,
+    /// Part of the pool.
+    pub present: bool,
+    /// Over its cap until the next period.
+    pub parked: bool,
+}
+
+impl Dom {
+    /// A domain that is in no pool.
+    pub const ABSENT: Self = Self {
+        counts: Counts {
+            yields_ipi: 0,
+            yields_lock: 0,
+            yields_other: 0,
+            yields_kept: 0,
+            kicks_preempted: 0,
+            preempted: 0,
+            preempted_critical: 0,
+            accel_ipi: 0,
+            accel_lock: 0,
+            accel_irq: 0,
+            refused_affinity: 0,
+            refused_limit: 0,
+            refused_full: 0,
+            micro_runs: 0,
+            micro_ns: 0,
+            run_ns: 0,
+        },
+        budget: 0,
+        reserved: 0,
+        weight: DEFAULT_WEIGHT,
+        cap: 0,
+        preempted: NIL,
+        on_micro: 0,
+        units: 0,
+        present: false,
+        parked: false,
+    };
+}
+
+/// Weight of a domain that nobody gave one, as in Xen's credit schedulers.
+pub const DEFAULT_WEIGHT: u32 = 256;
+
+/// The settings of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Params {
+    /// Normal slice. 1 ms to 1 s.
+    pub slice: Span,
+    /// Micro slice. 50 us up to the normal slice.
+    pub micro_slice: Span,
+    /// How long a unit runs before a waking unit may preempt it. Up to 500 ms.
+    pub ratelimit: Span,
+    /// Micro cores: the highest-numbered pCPUs of the pool. Fewer than it has pCPUs.
+    pub nr_micro: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Params {
+    /// 30 ms, 100 us, 1 ms, no micro core.
+    pub const DEFAULT: Self = Self {
+        slice: Span(30_000_000),
+        micro_slice: Span(100_000),
+        ratelimit: Span(1_000_000),
+        nr_micro: 0,
+        pad: 0,
+    };
+
+    /// Whether every value is in its range.
+    #[must_use]
+    pub const fn in_range(&self) -> bool {
+        self.slice.0 >= 1_000_000
+            && self.slice.0 <= 1_000_000_000
+            && self.micro_slice.0 >= 50_000
+            && self.micro_slice.0 <= self.slice.0
+            && self.ratelimit.0 <= 500_000_000
+            && self.nr_micro < MAX_CPUS as u32
+    }
+}
+
+/// The part of a pool that does not grow with its units.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub struct Shared {
+    /// The pCPUs.
+    pub cpus: [Cpu; MAX_CPUS],
+    /// Settings.
+    pub params: Params,
+    /// Virtual time of the pool; never goes back.
+    pub vclock: u64,
+    /// Next [`Unit::seq`].
+    pub seq: u64,
+    /// pCPUs that belong to the pool and may run units.
+    pub online: u64,
+    /// Those of them that are micro cores.
+    pub micro: u64,
+    /// Next refill of the caps' budgets; zero: no capped domain has run.
+    pub refill: Time,
+    /// Micro slices, in all.
+    pub micro_runs: u64,
+    /// Nanoseconds of micro slices, in all.
+    pub micro_ns: u64,
+    /// Longest stay on a micro core while another urgent unit could have used it.
+    pub micro_stay_max: Span,
+    /// State of the generator of heap priorities.
+    pub rng: u32,
+    /// Root of the queue.
+    pub root: u16,
+    /// First and last of the urgent list.
+    pub urgent_head: u16,
+    /// See [`Shared::urgent_head`].
+    pub urgent_tail: u16,
+}
+
+impl Shared {
+    /// An empty pool with default settings.
+    pub const EMPTY: Self = Self {
+        cpus: [Cpu::EMPTY; MAX_CPUS],
+        params: Params::DEFAULT,
+        // Far from zero, so that subtracting a slice of lag never saturates.
+        vclock: 1 << 48,
+        seq: 0,
+        online: 0,
+        micro: 0,
+        refill: Time(0),
+        micro_runs: 0,
+        micro_ns: 0,
+        micro_stay_max: Span(0),
+        rng: 0x9e37_79b9,
+        root: NIL,
+        urgent_head: NIL,
+        urgent_tail: NIL,
+    };
+}

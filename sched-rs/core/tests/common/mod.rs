@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A small machine that obeys the caller's side of the protocol: pokes lead to `Schedule`, leaving units are `Saved`
+//! before anybody may run them, slices end by timer. It checks the pool's promises after every event.
+#![allow(dead_code)]
+
+use microslice_core::pool::{Decision, Event, Offer, Pool};
+use microslice_core::state::{Dom, NIL, Place, Shared, Unit, Work};
+use microslice_core::{Class, Params, Time};
+
+pub struct Machine {
+    pub shared: Shared,
+    pub units: Vec<Unit>,
+    pub doms: Vec<Dom>,
+    pub now: u64,
+    /// pCPUs that have to ask for work.
+    pub pending: u64,
+    /// When each pCPU's slice ends.
+    pub ends: [u64; 64],
+    /// Units whose context is not saved yet.
+    pub leaving: Vec<u16>,
+    /// Who is runnable, as the outside knows it.
+    pub runnable: Vec<bool>,
+    /// What each unit does now.
+    pub class: Vec<Class>,
+    pub timer: u64,
+    pub online: u64,
+    /// Nanoseconds each unit ran, counted independently of the pool.
+    pub ran: Vec<u64>,
+    pub since: [u64; 64],
+    pub last: Decision,
+}
+
+impl Machine {
+    pub fn new(cpus: u8, units: usize, doms: usize) -> Self {
+        let mut m = Self {
+            shared: Shared::EMPTY,
+            units: vec![Unit::ABSENT; units],
+            doms: vec![Dom::ABSENT; doms],
+            now: 1_000,
+            pending: 0,
+            ends: [u64::MAX; 64],
+            leaving: vec![],
+            runnable: vec![false; units],
+            class: vec![Class::None; units],
+            timer: 0,
+            online: 0,
+            ran: vec![0; units],
+            since: [0; 64],
+            last: Decision::NOTHING,
+        };
+        for cpu in 0..cpus {
+            m.online |= 1 << cpu;
+            m.send(Event::CpuUp { cpu });
+        }
+        m
+    }
+
+    pub fn current(&self, cpu: u8) -> u16 {
+        self.shared.cpus[usize::from(cpu)].unit
+    }
+
+    pub fn send(&mut self, event: Event) -> Decision {
+        let d = Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }
+            .handle(Time(self.now), event);
+        self.pending |= d.poke;
+        if d.timer != Time(0) {
+            self.timer = d.timer.0;
+        }
+        self.last = d;
+        self.check(event);
+        d
+    }
+
+    pub fn domain(&mut self, dom: u16, weight: u32, cap: u32) {
+        self.send(Event::DomAdd { dom });
+        assert_eq!(self.send(Event::DomSet { dom, weight, cap }).refused, None);
+    }
+
+    pub fn unit(&mut self, unit: u16, dom: u16, hard: u64) {
+        assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0 }).refused, None);
+    }
+
+    pub fn wake(&mut self, unit: u16) {
+        self.runnable[usize::from(unit)] = true;
+        self.send(Event::Wake { unit });
+    }
+
+    pub fn sleep(&mut self, unit: u16) {
+        self.runnable[usize::from(unit)] = false;
+        self.send(Event::Sleep { unit });
+    }
+
+    pub fn set(&mut self, f: impl FnOnce(&mut Params)) -> Decision {
+        let mut params = self.shared.params;
+        f(&mut params);
+        self.send(Event::Set { params })
+    }
+
+    /// One pCPU asks for work.
+    pub fn schedule(&mut self, cpu: u8) {
+        let prev = self.current(cpu);
+        let (runnable, class) = match self.runnable.get(usize::from(prev)) {
+            Some(r) => (*r, self.class[usize::from(prev)]),
+            None => (false, Class::None),
+        };
+        let offer = if self.online & 1 << cpu != 0 { Offer::Run } else { Offer::Offline };
+        self.pending &= !(1 << cpu);
+        if prev != NIL {
+            self.ran[usize::from(prev)] += self.now - self.since[usize::from(cpu)];
+        }
+        self.since[usize::from(cpu)] = self.now;
+        let before = self.shared.cpus[usize::from(cpu)];
+        let d = self.send(Event::Schedule { cpu, offer, runnable, class });
+        self.ends[usize::from(cpu)] = if d.slice.0 == 0 { u64::MAX } else { self.now + d.slice.0 };
+        if d.run != prev && prev != NIL {
+            self.leaving.push(prev);
+        }
+        if d.run != NIL {
+            let u = &self.units[usize::from(d.run)];
+            assert!(u.hard & 1 << cpu != 0, "unit {} runs outside its hard affinity", d.run);
+            assert!(self.runnable[usize::from(d.run)], "unit {} runs but sleeps", d.run);
+            assert!(!self.leaving.contains(&d.run), "unit {} runs before it is saved", d.run);
+            assert!(d.slice.0 > 0, "a unit runs without an end");
+        }
+        if before.work == Work::Micro && before.ends.0 <= self.now {
+            assert_ne!(d.run, prev, "a unit stays on a micro core after its micro slice");
+        }
+        if offer != Offer::Run {
+            assert_eq!(d.run, NIL, "an offline pCPU runs a unit");
+        }
+    }
+
+    /// Serves pokes and saves until nothing is pending.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if let Some(unit) = self.leaving.pop() {
+                self.send(Event::Saved { unit });
+            } else if self.pending != 0 {
+                self.schedule(self.pending.trailing_zeros() as u8);
+            } else {
+                self.check_settled();
+                return;
+            }
+        }
+        panic!("the pool keeps poking without end");
+    }
+
+    /// Lets time pass up to the next slice end or timer, at most `step` nanoseconds.
+    pub fn advance(&mut self, step: u64) {
+        let until = self.now + step;
+        loop {
+            self.settle();
+            let next = self.ends.iter().copied().min().unwrap_or(u64::MAX);
+            let timer = if self.timer == 0 { u64::MAX } else { self.timer };
+            let next = next.min(timer).max(self.now);
+            if next > until {
+                self.now = until;
+                return;
+            }
+            self.now = next;
+            if timer <= self.now {
+                self.timer = 0;
+                self.send(Event::Timer);
+            }
+            for cpu in 0..64u8 {
+                if self.ends[usize::from(cpu)] <= self.now {
+                    self.schedule(cpu);
+                }
+            }
+        }
+    }
+
+    /// Promises that hold after every event.
+    fn check(&mut self, event: Event) {
+        let s = &self.shared;
+        assert_eq!(s.micro & !s.online, 0, "{event:?}: a micro core is offline");
+        assert!(s.online == 0 || s.online != s.micro, "{event:?}: no normal core is left");
+        let mut on_cpu = vec![0; self.units.len()];
+        for (i, c) in s.cpus.iter().enumerate() {
+            if c.unit != NIL {
+                let u = &self.units[usize::from(c.unit)];
+                assert_eq!(u.place, Place::OnCpu, "{event:?}: pCPU {i} runs unit {}", c.unit);
+                assert_eq!(usize::from(u.cpu), i);
+                on_cpu[usize::from(c.unit)] += 1;
+                assert_ne!(c.work, Work::Idle);
+            }
+        }
+        let queued = walk(&self.units, s.root);
+        for (i, u) in self.units.iter().enumerate() {
+            let n = u32::from(queued.contains(&(i as u16)));
+            assert_eq!(n, u32::from(u.place == Place::Queued), "{event:?}: unit {i} queue");
+            assert_eq!(on_cpu[i], u32::from(u.place == Place::OnCpu), "{event:?}: unit {i}");
+            let waits = u.place == Place::Queued || (u.place == Place::Leaving && u.runnable);
+            assert_eq!(u.preempted, waits, "{event:?}: unit {i} {:?} in the preempted list", u.place);
+        }
+        for (i, d) in self.doms.iter().enumerate() {
+            let list = chain(&self.units, d.preempted, |u| u.sib_next);
+            let want = self.units.iter().filter(|u| u.preempted && usize::from(u.dom) == i).count();
+            assert_eq!(list.len(), want, "{event:?}: domain {i}'s preempted list");
+            let micro = s
+                .cpus
+                .iter()
+                .filter(|c| c.work == Work::Micro)
+                .filter(|c| usize::from(self.units[usize::from(c.unit)].dom) == i)
+                .count();
+            assert_eq!(usize::from(d.on_micro), micro, "{event:?}: domain {i} on micro cores");
+            assert!(d.cap == 0 || d.reserved as i64 <= d.budget.max(0) + 30_000_000);
+        }
+        let urgent = chain(&self.units, s.urgent_head, |u| u.urgent_next);
+        assert_eq!(urgent.len(), self.units.iter().filter(|u| u.urgent).count(), "{event:?}");
+    }
+
+    /// Promises that hold when no poke is pending.
+    fn check_settled(&self) {
+        let s = &self.shared;
+        for cpu in 0..64u8 {
+            if s.online & 1 << cpu == 0 || self.current(cpu) != NIL {
+                continue;
+            }
+            for (i, u) in self.units.iter().enumerate() {
+                let idle_for = u.place == Place::Queued && u.mask & 1 << cpu != 0;
+                assert!(!idle_for, "pCPU {cpu} idles while unit {i} waits for it");
+                let urgent = u.place == Place::Queued && u.urgent && u.hard & 1 << cpu != 0;
+                let micro = s.micro & 1 << cpu != 0;
+                assert!(!(urgent && micro), "micro core {cpu} idles while unit {i} is urgent");
+            }
+        }
+    }
+}
+
+fn walk(units: &[Unit], root: u16) -> Vec<u16> {
+    let (mut out, mut stack) = (vec![], vec![root]);
+    while let Some(i) = stack.pop() {
+        if i != NIL {
+            out.push(i);
+            let u = &units[usize::from(i)];
+            stack.extend([u.left, u.right]);
+        }
+    }
+    out.sort_unstable();
+    out
+}
+
+fn chain(units: &[Unit], head: u16, next: impl Fn(&Unit) -> u16) -> Vec<u16> {
+    let (mut out, mut at) = (vec![], head);
+    while at != NIL {
+        assert!(!out.contains(&at), "a list goes in circles");
+        out.push(at);
+        at = next(&units[usize::from(at)]);
+    }
+    out
+}

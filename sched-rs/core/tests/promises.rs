@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the core promises, on random machines and on small ones whose outcome can be stated.
+mod common;
+
+use common::Machine;
+use microslice_core::pool::{Event, Refusal};
+use microslice_core::state::{NIL, Place, Work};
+use microslice_core::{Class, Time};
+use proptest::prelude::*;
+
+const MS: u64 = 1_000_000;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Wake(u16),
+    Sleep(u16),
+    Yield(u8, u32),
+    Kick(u16),
+    Affinity(u16, u64, u64),
+    Class(u16, u32),
+    Micro(u32),
+    Weight(u16, u32),
+    Cap(u16, u32),
+    Online(u8),
+    Advance(u64),
+    Schedule(u8),
+    Settle,
+    Readd(u16),
+    Timer,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let unit = 0..48u16;
+    prop_oneof![
+        8 => unit.clone().prop_map(Op::Wake),
+        4 => unit.clone().prop_map(Op::Sleep),
+        6 => (0..64u8, 0..9u32).prop_map(|(c, k)| Op::Yield(c, k)),
+        4 => unit.clone().prop_map(Op::Kick),
+        2 => (unit.clone(), any::<u64>(), any::<u64>()).prop_map(|(u, h, s)| Op::Affinity(u, h, s)),
+        4 => (unit.clone(), 0..9u32).prop_map(|(u, c)| Op::Class(u, c)),
+        1 => (0..64u32).prop_map(Op::Micro),
+        1 => (0..6u16, 0..1000u32).prop_map(|(d, w)| Op::Weight(d, w)),
+        1 => (0..6u16, prop_oneof![Just(0), 1..300u32]).prop_map(|(d, c)| Op::Cap(d, c)),
+        1 => (0..64u8).prop_map(Op::Online),
+        8 => (0..40 * MS).prop_map(Op::Advance),
+        4 => (0..64u8).prop_map(Op::Schedule),
+        8 => Just(Op::Settle),
+        1 => unit.prop_map(Op::Readd),
+        1 => Just(Op::Timer),
+    ]
+}
+
+fn apply(m: &mut Machine, op: &Op, cpus: u8) {
+    match *op {
+        Op::Wake(u) => m.wake(u),
+        Op::Sleep(u) => m.sleep(u),
+        Op::Yield(cpu, class) => {
+            let unit = m.current(cpu % cpus);
+            if unit != NIL {
+                m.send(Event::Yield { unit, class: Class::from_abi(class).unwrap() });
+                m.pending |= 1 << (cpu % cpus);
+            }
+        }
+        Op::Kick(unit) => drop(m.send(Event::Kick { unit })),
+        Op::Affinity(unit, hard, soft) => drop(m.send(Event::Affinity { unit, hard, soft })),
+        Op::Class(u, c) => m.class[usize::from(u)] = Class::from_abi(c).unwrap(),
+        Op::Micro(n) => drop(m.set(|p| p.nr_micro = n)),
+        Op::Weight(dom, weight) => {
+            let cap = m.doms[usize::from(dom)].cap;
+            m.send(Event::DomSet { dom, weight, cap });
+        }
+        Op::Cap(dom, cap) => {
+            let weight = m.doms[usize::from(dom)].weight;
+            m.send(Event::DomSet { dom, weight, cap });
+        }
+        Op::Online(cpu) => {
+            let bit = 1 << (cpu % cpus);
+            if m.online != bit {
+                m.online ^= bit;
+                m.pending |= bit;
+            }
+        }
+        Op::Advance(ns) => m.advance(ns),
+        Op::Schedule(cpu) => m.schedule(cpu % cpus),
+        Op::Settle => m.settle(),
+        Op::Readd(unit) => {
+            m.sleep(unit);
+            m.settle();
+            let dom = m.units[usize::from(unit)].dom;
+            assert_eq!(m.send(Event::UnitRemove { unit }).refused, None);
+            m.unit(unit, dom, !0);
+        }
+        Op::Timer => drop(m.send(Event::Timer)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    /// The machine of `common` checks the invariants after each of these events.
+    #[test]
+    fn invariants_hold_on_random_machines(cpus in 1..=64u8, ops in prop::collection::vec(op(), 1..400)) {
+        let mut m = Machine::new(cpus, 48, 6);
+        for dom in 0..6 {
+            m.domain(dom, 128 << (dom % 3), 0);
+        }
+        for unit in 0..48 {
+            m.unit(unit, unit % 6, !0);
+        }
+        for op in &ops {
+            apply(&mut m, op, cpus);
+        }
+        m.settle();
+    }
+
+    /// Two pools that see the same events are equal in every byte.
+    #[test]
+    fn equal_events_give_equal_decisions(ops in prop::collection::vec(op(), 1..200)) {
+        let run = || {
+            let mut m = Machine::new(4, 48, 6);
+            (0..6).for_each(|d| m.domain(d, 256, 0));
+            (0..48).for_each(|u| m.unit(u, u % 6, !0));
+            let mut out = vec![];
+            for op in &ops {
+                apply(&mut m, op, 4);
+                out.push(m.last);
+            }
+            (out, format!("{:?}", m.units))
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
+/// `n` hogs of domain `d`, one per unit, all awake.
+fn hogs(m: &mut Machine, first: u16, n: u16, dom: u16) {
+    for unit in first..first + n {
+        m.unit(unit, dom, !0);
+        m.wake(unit);
+    }
+}
+
+#[test]
+fn hogs_share_by_weight_within_a_percent() {
+    let mut m = Machine::new(4, 32, 3);
+    for (dom, weight) in [(0, 128), (1, 256), (2, 512)] {
+        m.domain(dom, weight, 0);
+        hogs(&mut m, dom * 8, 8, dom);
+    }
+    m.advance(30_000 * MS);
+    let share = |d: u16| m.ran[usize::from(d) * 8..][..8].iter().sum::<u64>() as f64 / (4.0 * m.now as f64);
+    for (dom, want) in [(0, 1.0 / 7.0), (1, 2.0 / 7.0), (2, 4.0 / 7.0)] {
+        let got = share(dom);
+        assert!((got - want).abs() < 0.01, "domain {dom} got {got:.3} of the machine, not {want:.3}");
+    }
+}
+
+#[test]
+fn a_capped_domain_gets_its_cap_and_not_more() {
+    let mut m = Machine::new(4, 16, 2);
+    m.domain(0, 256, 50);
+    m.domain(1, 256, 0);
+    hogs(&mut m, 0, 4, 0);
+    m.advance(1_000 * MS);
+    let ran: u64 = m.ran[..4].iter().sum();
+    assert!(ran <= 505 * MS, "a domain with cap 50 ran {ran} ns in a second");
+    assert!(ran >= 450 * MS, "a domain with cap 50 ran only {ran} ns in a second");
+}
+
+#[test]
+fn a_waking_unit_preempts_one_that_is_ahead_which_then_resumes() {
+    let mut m = Machine::new(1, 4, 2);
+    m.domain(0, 256, 0);
+    m.domain(1, 256, 0);
+    m.unit(2, 1, !0);
+    hogs(&mut m, 0, 2, 0);
+    m.advance(70 * MS);
+    m.advance(5 * MS);
+    let hog = m.current(0);
+    m.wake(2);
+    m.settle();
+    assert_eq!(m.current(0), 2, "the waking unit waits although a hog is far ahead");
+    m.advance(MS);
+    m.sleep(2);
+    m.settle();
+    assert_eq!(m.current(0), hog, "the interrupted hog did not resume");
+    assert!(m.shared.cpus[0].ends.since(Time(m.now)).0 < 26 * MS, "it got a whole new slice");
+}
+
+/// Two domains of four hogs on four pCPUs, `micro` of them micro cores.
+fn consolidated(micro: u32) -> Machine {
+    let mut m = Machine::new(4, 8, 2);
+    m.domain(0, 256, 0);
+    m.domain(1, 256, 0);
+    m.set(|p| p.nr_micro = micro);
+    hogs(&mut m, 0, 4, 0);
+    hogs(&mut m, 4, 4, 1);
+    m.advance(95 * MS);
+    m
+}
+
+fn running_normal(m: &Machine, dom: u16) -> Option<u16> {
+    let cpus = m.shared.cpus.iter().filter(|c| c.work == Work::Normal);
+    cpus.map(|c| c.unit).find(|u| m.units[usize::from(*u)].dom == dom)
+}
+
+#[test]
+fn a_yield_in_an_ipi_wait_runs_all_preempted_siblings_and_keeps_the_yielder() {
+    let mut m = consolidated(1);
+    let sender = running_normal(&m, 0).expect("a unit of domain 0 runs");
+    let preempted: Vec<u16> = (0..4).filter(|u| m.units[usize::from(*u)].place == Place::Queued).collect();
+    assert!(!preempted.is_empty());
+    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait });
+    assert!(d.kept, "the yielder loses its pCPU although its siblings are being accelerated");
+    let before = m.ran.clone();
+    m.advance(m.shared.params.micro_slice.0 * (preempted.len() as u64 + 1));
+    for u in preempted {
+        let ran = m.ran[usize::from(u)] - before[usize::from(u)];
+        assert!(ran > 0, "preempted sibling {u} did not run");
+        assert!(ran <= 100_000, "sibling {u} ran {ran} ns, more than one micro slice");
+    }
+    assert_eq!(m.shared.cpus[3].unit, NIL, "the micro core is not free again");
+    assert_eq!(m.doms[0].counts.yields_ipi, 1);
+}
+
+#[test]
+fn a_yield_in_a_lock_wait_runs_only_siblings_inside_a_critical_service() {
+    let mut m = Machine::new(4, 12, 2);
+    m.domain(0, 256, 0);
+    m.domain(1, 256, 0);
+    m.set(|p| p.nr_micro = 1);
+    m.class[1] = Class::LockHold;
+    m.class[2] = Class::LockWait;
+    hogs(&mut m, 0, 4, 0);
+    hogs(&mut m, 4, 8, 1);
+    for _ in 0..200 {
+        m.advance(30 * MS);
+        let Some(spinner) = running_normal(&m, 0) else { continue };
+        let waits = |u: u16| m.units[usize::from(u)].place == Place::Queued;
+        if spinner == 1 || !waits(1) || !waits(2) {
+            continue;
+        }
+        m.send(Event::Yield { unit: spinner, class: Class::LockWait });
+        assert!(m.units[1].urgent, "the preempted lock holder is not urgent");
+        assert!(!m.units[2].urgent, "a sibling that only waits for a lock is urgent");
+        return;
+    }
+    panic!("the situation never came up");
+}
+
+#[test]
+fn an_event_makes_its_preempted_recipient_urgent_and_no_other() {
+    let mut m = consolidated(1);
+    let to = (0..4u16).find(|u| m.units[usize::from(*u)].place == Place::Queued).unwrap();
+    m.send(Event::Kick { unit: to });
+    m.settle();
+    assert_eq!(m.shared.cpus[3].unit, to, "the recipient does not run on the micro core");
+    assert_eq!(m.doms[0].counts.accel_irq, 1);
+    let runs = running_normal(&m, 0).unwrap();
+    m.send(Event::Kick { unit: runs });
+    assert_eq!(m.doms[0].counts.kicks_preempted, 1, "a running unit needs no help");
+}
+
+#[test]
+fn without_micro_cores_nothing_is_urgent_and_a_yield_is_a_yield() {
+    let mut m = consolidated(0);
+    while running_normal(&m, 0).is_none() {
+        m.advance(15 * MS);
+    }
+    let sender = running_normal(&m, 0).unwrap();
+    let cpu = m.units[usize::from(sender)].cpu;
+    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait });
+    assert!(!d.kept);
+    m.schedule(cpu);
+    assert_ne!(m.current(cpu), sender, "nobody else got the pCPU");
+}
+
+#[test]
+fn feigned_urgency_gains_no_share() {
+    let mut m = consolidated(1);
+    let start = m.ran.clone();
+    let from = m.now;
+    // Domain 0 asks for urgency all the time, domain 1 never. The micro core is domain 0's alone.
+    while m.now < from + 10_000 * MS {
+        for unit in 0..4 {
+            m.send(Event::Kick { unit });
+        }
+        m.advance(MS / 2);
+    }
+    let got = |r: std::ops::Range<usize>| r.map(|u| m.ran[u] - start[u]).sum::<u64>() as f64;
+    let (faker, honest) = (got(0..4), got(4..8));
+    let share = faker / (faker + honest);
+    assert!(share < 0.51, "the faker got {share:.3} of what was run, not half");
+}
+
+#[test]
+fn a_unit_pinned_to_a_micro_core_still_runs_and_gives_way() {
+    let mut m = consolidated(1);
+    m.sleep(7);
+    m.settle();
+    m.send(Event::Affinity { unit: 7, hard: 1 << 3, soft: !0 });
+    m.wake(7);
+    m.settle();
+    assert_eq!(m.shared.cpus[3].unit, 7);
+    let to = (0..4u16).find(|u| m.units[usize::from(*u)].place == Place::Queued).unwrap();
+    m.send(Event::Kick { unit: to });
+    m.settle();
+    assert_eq!(m.shared.cpus[3].unit, to, "normal work on a micro core did not give way");
+    m.advance(MS);
+    assert_eq!(m.shared.cpus[3].unit, 7, "it did not come back");
+}
+
+#[test]
+fn settings_out_of_range_or_without_a_normal_core_change_nothing() {
+    let mut m = Machine::new(4, 1, 1);
+    let before = m.shared.params;
+    assert_eq!(m.set(|p| p.nr_micro = 4).refused, Some(Refusal::Busy));
+    assert_eq!(m.set(|p| p.slice.0 = 999_999).refused, Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.micro_slice.0 = 49_999).refused, Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.micro_slice.0 = p.slice.0 + 1).refused, Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.ratelimit.0 = 500_000_001).refused, Some(Refusal::Range));
+    assert_eq!(m.shared.params, before);
+    assert_eq!(m.set(|p| p.nr_micro = 3).refused, None);
+    assert_eq!(m.shared.micro, 0b1110);
+}
+
+#[test]
+fn resizing_while_running_moves_units_off_and_back() {
+    let mut m = consolidated(0);
+    m.set(|p| p.nr_micro = 2);
+    m.settle();
+    assert_eq!((m.current(2), m.current(3)), (NIL, NIL), "normal work stays on micro cores");
+    m.set(|p| p.nr_micro = 0);
+    m.settle();
+    assert!(m.current(2) != NIL && m.current(3) != NIL, "pCPUs idle after they came back");
+}
