@@ -1,2 +1,237 @@
-//! placeholder
-fn main() {}
+// SPDX-License-Identifier: GPL-3.0-only
+//! `cargo xtask`: the developers' commands. Everything fetched or built outside of cargo lives in the user's cache.
+
+mod apt;
+mod cache;
+mod check;
+mod kernel;
+mod link_check;
+mod patches;
+mod run;
+mod rustlib;
+mod series;
+mod source;
+mod toolchain;
+mod toolstack;
+mod ui;
+mod xen;
+
+use anyhow::{Context, Result, bail};
+use cache::Cache;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use xen::{Inputs, Variant};
+
+/// Builds, checks and measures Microslice.
+///
+/// What is fetched (Xen's source, a compiler, a kernel) comes from Debian by this machine's apt and is kept, like
+/// everything built from it, in the user's cache ($XDG_CACHE_HOME/microslice), which is safe to delete at any time.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    /// The patched hypervisor and its tools
+    #[command(subcommand)]
+    Xen(XenCmd),
+    /// The hypervisor's Rust library: sched-rs/core and sched-rs/ffi as one object
+    Rustlib {
+        /// Also copy the object into this directory
+        #[arg(long, value_name = "DIR")]
+        emit: Option<PathBuf>,
+    },
+    /// Refuse an object that must not be linked into Xen
+    LinkCheck {
+        /// The object; without it the library is built and checked
+        object: Option<PathBuf>,
+        /// Print the figures as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The patches for Xen
+    #[command(subcommand)]
+    Patches(PatchesCmd),
+    /// Format, lints and unit tests
+    Check,
+    /// The `microslice` command for dom0
+    #[command(subcommand)]
+    Toolstack(ToolstackCmd),
+    /// Fetch Debian's kernel for dom0 and guests into the cache and say where it is
+    Kernel,
+    /// Install packages from backports on this machine by a private apt configuration (used by ci/setup; needs root)
+    #[command(hide = true)]
+    InstallBackports {
+        #[arg(required = true)]
+        packages: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum XenCmd {
+    /// Build both; what is in the cache already is not built again
+    Build(XenBuild),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Version of Xen: a directory of xen-patches
+    #[arg(long, default_value = "4.20", value_name = "VERSION")]
+    xen: String,
+    /// An unpatched source tree to use in the place of Debian's source; it is only read
+    #[arg(long, value_name = "DIR")]
+    src: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct XenBuild {
+    #[command(flatten)]
+    which: Which,
+    /// Build the hypervisor with the option SCHED_MICROSLICE off
+    #[arg(long)]
+    without: bool,
+    /// Add the patches that only the emulated machine needs
+    #[arg(long)]
+    lab: bool,
+    /// Build the hypervisor only
+    #[arg(long)]
+    no_tools: bool,
+    /// Print the paths as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum PatchesCmd {
+    /// The series applies with zero fuzz and regenerating it changes nothing
+    Check {
+        #[command(flatten)]
+        which: Which,
+        /// Also build the hypervisor, with and without the option, and the tools after each patch (takes minutes)
+        #[arg(long)]
+        build: bool,
+    },
+    /// Write the series anew from git
+    Refresh {
+        #[command(flatten)]
+        which: Which,
+        /// A git tree: unpatched Xen as its root commit, then one commit for each patch (default: the series itself)
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ToolstackCmd {
+    /// Build it against the patched tools
+    Build {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Cmd) -> Result<()> {
+    let (cache, root) = (Cache::open()?, project_root()?);
+    let inputs = |which: &Which| Inputs::read(&root, &which.xen, which.src.as_deref());
+    match command {
+        Cmd::Xen(XenCmd::Build(args)) => xen_build(&cache, &root, &args),
+        Cmd::Rustlib { emit } => rustlib_build(&cache, &root, emit.as_deref()),
+        Cmd::LinkCheck { object, json } => link_check(&cache, &root, object, json),
+        Cmd::Patches(PatchesCmd::Check { which, build }) => {
+            patches::check(&cache, &root, &inputs(&which)?, build)
+        }
+        Cmd::Patches(PatchesCmd::Refresh { which, from }) => {
+            patches::refresh(&cache, &inputs(&which)?, from.as_deref())
+        }
+        Cmd::Check => {
+            let tools = Inputs::read(&root, "4.20", None).and_then(|i| xen::find_tools(&cache, &i))?;
+            check::run(&root, tools.as_deref())
+        }
+        Cmd::Toolstack(ToolstackCmd::Build { which }) => {
+            let tree = xen::tools(&cache, &inputs(&which)?)?;
+            println!("{}", toolstack::build(&root, &tree)?.display());
+            Ok(())
+        }
+        Cmd::Kernel => {
+            println!("{}", serde_json::to_string_pretty(&kernel::get(&cache)?)?);
+            Ok(())
+        }
+        Cmd::InstallBackports { packages } => apt::Apt::open(&cache)?.install_backports(&packages),
+    }
+}
+
+/// The project: what cargo says, or the directory above that has xen-patches.
+fn project_root() -> Result<PathBuf> {
+    if let Some(own) = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from) {
+        if let Some(root) = own.ancestors().find(|d| d.join("xen-patches").is_dir()) {
+            return Ok(root.to_owned());
+        }
+    }
+    let here = std::env::current_dir().context("finding the current directory")?;
+    match here.ancestors().find(|d| d.join("xen-patches").is_dir()) {
+        Some(root) => Ok(root.to_owned()),
+        None => bail!("{} is not inside the project", here.display()),
+    }
+}
+
+fn xen_build(cache: &Cache, root: &Path, args: &XenBuild) -> Result<()> {
+    let inputs = Inputs::read(root, &args.which.xen, args.which.src.as_deref())?;
+    let variant = Variant { microslice: !args.without, lab: args.lab };
+    let hypervisor = xen::hypervisor(cache, root, &inputs, variant)?;
+    let tools = if args.no_tools { None } else { Some(xen::tools(cache, &inputs)?) };
+    if args.json {
+        let all = json!({ "hypervisor": hypervisor, "tools": tools, "xen": inputs.series.base.version() });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    println!("hypervisor  {}", hypervisor.xen.display());
+    println!("compressed  {}", hypervisor.xen_gz.display());
+    println!("symbols     {}", hypervisor.syms.display());
+    println!("config      {}", hypervisor.config.display());
+    if let Some(tools) = tools {
+        println!("tools       {}", tools.display());
+    }
+    Ok(())
+}
+
+fn rustlib_build(cache: &Cache, root: &Path, emit: Option<&Path>) -> Result<()> {
+    let object = rustlib::build(cache, root)?;
+    ui::say(&format!("link check: {}", object.figures));
+    let Some(dir) = emit else {
+        println!("{}", object.path.display());
+        return Ok(());
+    };
+    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let to = dir.join(rustlib::OBJECT);
+    std::fs::copy(&object.path, &to).with_context(|| format!("writing {}", to.display()))?;
+    println!("{}", to.display());
+    Ok(())
+}
+
+fn link_check(cache: &Cache, root: &Path, object: Option<PathBuf>, json: bool) -> Result<()> {
+    let figures = match object {
+        Some(path) => link_check::check_file(&path)?,
+        None => rustlib::build(cache, root)?.figures,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        println!("link check passed: {figures}");
+    }
+    Ok(())
+}

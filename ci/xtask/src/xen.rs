@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Builds the patched hypervisor, and the tools that dom0 needs from the same tree.
+//!
+//! The two are cached apart: the tools by what they are built from, the hypervisor by the source, all hypervisor
+//! patches, the Rust object and the configuration. A hypervisor that must be built is built incrementally.
+
+use crate::cache::{Cache, Key};
+use crate::run;
+use crate::rustlib::{self, Object};
+use crate::series::{Patch, Series, add_sections, for_hypervisor, for_tools};
+use crate::source::{self, Source};
+use crate::ui::{self, Step};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which hypervisor to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// With CONFIG_SCHED_MICROSLICE.
+    pub microslice: bool,
+    /// With the patches that only the emulated machine needs.
+    pub lab: bool,
+}
+
+impl Variant {
+    fn name(self) -> String {
+        let with = if self.microslice { "with" } else { "without" };
+        format!("{with}{}", if self.lab { "-lab" } else { "" })
+    }
+
+    /// Lines that the configuration must have in the end.
+    fn config(self) -> Vec<&'static str> {
+        let option = if self.microslice {
+            "CONFIG_SCHED_MICROSLICE=y"
+        } else {
+            "# CONFIG_SCHED_MICROSLICE is not set"
+        };
+        vec!["CONFIG_EXPERT=y", "CONFIG_DEBUG=y", option]
+    }
+}
+
+/// What a build made.
+#[derive(Debug, Serialize)]
+pub struct Hypervisor {
+    /// The directory of all of it.
+    pub dir: PathBuf,
+    /// The ELF file that QEMU boots.
+    pub xen: PathBuf,
+    /// The same for a boot loader.
+    pub xen_gz: PathBuf,
+    /// With symbols.
+    pub syms: PathBuf,
+    /// Its .config.
+    pub config: PathBuf,
+}
+
+/// Everything that a build is made from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Patches and BASE.
+    pub series: Series,
+    /// Unpatched Xen.
+    pub source: Source,
+}
+
+impl Inputs {
+    /// Reads the series of `version` below `root`; `src` takes the place of Debian's source.
+    ///
+    /// # Errors
+    /// If the series is not sound.
+    pub fn read(root: &Path, version: &str, src: Option<&Path>) -> Result<Self> {
+        let series = Series::read(root, version)?;
+        let source = match src {
+            Some(dir) => {
+                Source::Tree(dir.canonicalize().with_context(|| format!("opening {}", dir.display()))?)
+            }
+            None => Source::Debian(series.base.clone()),
+        };
+        Ok(Self { series, source })
+    }
+
+    fn patches(&self, lab: bool) -> Vec<Patch> {
+        let lab = if lab { self.series.lab.as_slice() } else { &[] };
+        self.series.patches.iter().chain(lab).cloned().collect()
+    }
+}
+
+/// `make` for Xen's tree: Debian's python, no trace of this machine or of the time.
+pub fn make(dir: &Path) -> Command {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut cmd = Command::new("make");
+    cmd.arg("-C").arg(dir).arg(format!("-j{jobs}")).arg("PYTHON=/usr/bin/python3");
+    for (name, value) in [
+        ("XEN_WHOAMI", "microslice"),
+        ("XEN_DOMAIN", "local"),
+        ("XEN_BUILD_HOST", "build"),
+        ("XEN_BUILD_DATE", "Thu Jan  1 00:00:00 UTC 1970"),
+        ("XEN_BUILD_TIME", "00:00:00"),
+        ("LC_ALL", "C"),
+    ] {
+        cmd.env(name, value);
+    }
+    cmd.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("CFLAGS").env_remove("LDFLAGS");
+    cmd
+}
+
+/// Builds the hypervisor or takes it from the cache.
+///
+/// # Errors
+/// If a patch does not apply, the object is refused or the build fails.
+pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant) -> Result<Hypervisor> {
+    let object = variant.microslice.then(|| rustlib::build(cache, root)).transpose()?;
+    if let Some(object) = &object {
+        ui::say(&format!("link check: {}", object.figures));
+    }
+    let patches = inputs.patches(variant.lab);
+    let mut key =
+        Key::new("hypervisor 2").field(inputs.source.key()?.hex()).field(variant.config().join("\n"));
+    key = add_sections(key, &patches, for_hypervisor);
+    if let Some(object) = &object {
+        key = rustlib::add_to(key, object)?;
+    }
+    let dir = cache.entry("hypervisor", &key, |dir| {
+        let staged = stage(cache, inputs, &patches)?;
+        let work = format!("work/xen-{}", variant.name());
+        let _lock = cache.lock(&work)?;
+        let tree = cache.dir(&work)?;
+        source::lay(staged.path(), &tree)?;
+        let what = format!("xen: building the hypervisor ({})", variant.name());
+        let log = cache.log(&format!("xen-{}", variant.name()));
+        make_hypervisor(&tree, variant, object.as_ref(), &what, &log)?;
+        for name in ["xen", "xen.gz", "xen-syms", ".config"] {
+            let to = dir.join(name.trim_start_matches('.'));
+            fs::copy(tree.join("xen").join(name), &to)
+                .with_context(|| format!("keeping {}", to.display()))?;
+        }
+        Ok(())
+    })?;
+    let at = |name: &str| dir.join(name);
+    Ok(Hypervisor { xen: at("xen"), xen_gz: at("xen.gz"), syms: at("xen-syms"), config: at("config"), dir })
+}
+
+fn stage(cache: &Cache, inputs: &Inputs, patches: &[Patch]) -> Result<tempfile::TempDir> {
+    let step = Step::new("xen: unpacking and patching the source");
+    let staged = tempfile::tempdir_in(cache.dir("tmp")?)?;
+    inputs.source.unpack(cache, staged.path())?;
+    source::apply(staged.path(), patches)?;
+    step.done();
+    Ok(staged)
+}
+
+/// Configures and builds `tree`/xen.
+///
+/// # Errors
+/// If the build fails or the configuration does not take a wanted line.
+pub fn make_hypervisor(
+    tree: &Path,
+    variant: Variant,
+    object: Option<&Object>,
+    what: &str,
+    log: &Path,
+) -> Result<()> {
+    let mut step = Step::new(what);
+    let xen = tree.join("xen");
+    // An option that the tree's patches do not have yet is no option.
+    let has_option = kconfig_has(&xen.join("common/Kconfig"), "SCHED_MICROSLICE")?;
+    let wanted: Vec<&str> =
+        variant.config().into_iter().filter(|l| has_option || !l.contains("MICROSLICE")).collect();
+    configure(&xen, &wanted, log, &mut step)?;
+    let mut cmd = make(&xen);
+    if let Some(object) = object {
+        // At a fixed place and written only if it differs, so that `make` sees a change and nothing else.
+        let place = tree.join(rustlib::OBJECT);
+        let bytes = fs::read(&object.path).with_context(|| format!("reading {}", object.path.display()))?;
+        if fs::read(&place).ok().as_ref() != Some(&bytes) {
+            fs::write(&place, bytes).with_context(|| format!("writing {}", place.display()))?;
+        }
+        cmd.arg(format!("MICROSLICE_RS_OBJ={}", place.display()));
+    }
+    run::logged_in(&mut cmd, log, &mut step)?;
+    step.done();
+    Ok(())
+}
+
+fn kconfig_has(file: &Path, option: &str) -> Result<bool> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(text.lines().any(|l| l.trim() == format!("config {option}")))
+}
+
+fn configure(xen: &Path, wanted: &[&str], log: &Path, step: &mut Step) -> Result<()> {
+    let file = xen.join(".config");
+    let _ = fs::remove_file(&file);
+    run::logged_in(make(xen).arg("defconfig"), log, step)?;
+    let mut text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    for line in wanted {
+        text.push_str(line);
+        text.push('\n');
+    }
+    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    run::logged_in(make(xen).arg("olddefconfig"), log, step)?;
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    if let Some(line) = wanted.iter().find(|w| !text.lines().any(|l| l == **w)) {
+        bail!("configuring Xen: `{line}` did not survive `make olddefconfig` (see {})", file.display());
+    }
+    Ok(())
+}
+
+/// Builds the tools' tree or takes it from the cache. The tree keeps its place: files in it hold their own path.
+///
+/// # Errors
+/// If a patch does not apply or the build fails.
+pub fn tools(cache: &Cache, inputs: &Inputs) -> Result<PathBuf> {
+    let key = tools_key(inputs)?;
+    cache.entry_in_place("tools", &key, |dir| {
+        let step = Step::new("xen: unpacking and patching the source");
+        inputs.source.unpack(cache, dir)?;
+        source::apply(dir, &inputs.series.patches)?;
+        step.done();
+        make_tools(dir, "xen: building the tools", &cache.log("xen-tools"))
+    })
+}
+
+/// The tools' tree if it is built already.
+///
+/// # Errors
+/// If the source cannot be read.
+pub fn find_tools(cache: &Cache, inputs: &Inputs) -> Result<Option<PathBuf>> {
+    Ok(cache.find("tools", &tools_key(inputs)?))
+}
+
+fn tools_key(inputs: &Inputs) -> Result<Key> {
+    let key = Key::new("tools 3").field(inputs.source.key()?.hex());
+    Ok(add_sections(key, &inputs.series.patches, for_tools))
+}
+
+/// Configures (once) and builds the tools of `tree`.
+///
+/// # Errors
+/// If the build fails.
+pub fn make_tools(tree: &Path, what: &str, log: &Path) -> Result<()> {
+    let mut step = Step::new(what);
+    if !tree.join("config/Tools.mk").is_file() {
+        let mut cmd = Command::new("./configure");
+        cmd.current_dir(tree).env("PYTHON", "/usr/bin/python3").arg("--with-system-qemu=/bin/true");
+        let without =
+            ["docs", "stubdom", "rombios", "seabios", "ovmf", "ipxe", "ocamltools", "golang", "pygrub"];
+        cmd.args(without.map(|w| format!("--disable-{w}")));
+        run::logged_in(&mut cmd, log, &mut step)?;
+    }
+    for part in ["include", "libs", "xl", "xenstored", "console", "helpers"] {
+        run::logged_in(&mut make(&tree.join("tools").join(part)), log, &mut step)?;
+    }
+    step.done();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_kconfig_is_found_by_its_whole_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "config SCHED_MICROSLICE_X\n\nconfig SCHED_NULL\n\tbool\n").unwrap();
+        assert!(!kconfig_has(file.path(), "SCHED_MICROSLICE").unwrap());
+        assert!(kconfig_has(file.path(), "SCHED_NULL").unwrap());
+    }
+}
