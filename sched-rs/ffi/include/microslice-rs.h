@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The decisions of the microslice scheduler: C's view of sched-rs/ffi.
+ *
+ * One block of memory is one pool.  The caller holds the pool's lock around
+ * every call that takes the block.  Times are nanoseconds of one monotonic
+ * clock.  pCPUs are 0..63; a mask has one bit each.
+ */
+#ifndef MICROSLICE_RS_H
+#define MICROSLICE_RS_H
+
+#define MS_RS_ABI 1
+
+/* No unit. */
+#define MS_NONE 0xffffU
+
+enum ms_event_kind {
+    MS_EV_CPU_UP = 1,   /* id: pCPU */
+    MS_EV_CPU_DOWN,     /* id: pCPU */
+    MS_EV_DOM_ADD,      /* id: domain */
+    MS_EV_DOM_REMOVE,   /* id: domain */
+    MS_EV_DOM_SET,      /* id: domain; a: weight, b: cap (% of a pCPU) */
+    MS_EV_UNIT_ADD,     /* id: unit; a: domain; hard, soft */
+    MS_EV_UNIT_REMOVE,  /* id: unit */
+    MS_EV_AFFINITY,     /* id: unit; hard, soft */
+    MS_EV_WAKE,         /* id: unit */
+    MS_EV_SLEEP,        /* id: unit */
+    MS_EV_YIELD,        /* id: unit; b: class */
+    MS_EV_KICK,         /* id: unit */
+    MS_EV_SCHEDULE,     /* id: pCPU; a: offer; b: prev is runnable; class */
+    MS_EV_SAVED,        /* id: unit */
+    MS_EV_TIMER,
+    MS_EV_SET,          /* params */
+};
+
+enum ms_offer { MS_OFFER_RUN, MS_OFFER_IDLE_ONCE, MS_OFFER_OFFLINE };
+
+struct ms_params {
+    uint64_t slice;         /* ns, 1 ms .. 1 s */
+    uint64_t micro_slice;   /* ns, 50 us .. slice */
+    uint64_t ratelimit;     /* ns, 0 .. 500 ms */
+    uint32_t nr_micro;      /* fewer than the pool has pCPUs */
+    uint32_t pad;
+};
+
+struct ms_event {
+    uint32_t kind;
+    uint32_t id;
+    uint32_t a;
+    uint32_t b;
+    uint32_t class;
+    uint32_t pad;
+    uint64_t hard;
+    uint64_t soft;
+    struct ms_params params;
+};
+
+struct ms_decision {
+    uint64_t poke;      /* pCPUs that must schedule now */
+    uint64_t slice;     /* MS_EV_SCHEDULE: ns, 0: no limit */
+    uint64_t timer;     /* when to send MS_EV_TIMER, absolute; 0: as before */
+    uint32_t run;       /* MS_EV_SCHEDULE: unit, or MS_NONE */
+    uint32_t kept;      /* MS_EV_YIELD: the yielder keeps its pCPU */
+    int32_t error;      /* 0 or -errno; then nothing has changed */
+    uint32_t pad;
+};
+
+struct ms_pool_info {
+    struct ms_params params;
+    uint64_t online;
+    uint64_t micro;
+    uint64_t micro_runs;
+    uint64_t micro_ns;
+    uint64_t micro_stay_max;
+};
+
+/* The leading fields of struct xen_domctl_microslice_stats, in its order. */
+struct ms_counts {
+    uint64_t yields_ipi, yields_lock, yields_other, yields_kept;
+    uint64_t kicks_preempted, preempted, preempted_critical;
+    uint64_t accel_ipi, accel_lock, accel_irq;
+    uint64_t refused_affinity, refused_limit, refused_full;
+    uint64_t micro_runs, micro_ns, run_ns;
+};
+
+struct ms_unit_info {
+    uint64_t vtime;
+    uint32_t place;     /* 1 asleep, 2 queued, 3 on a pCPU, 4 leaving it */
+    uint32_t cpu;
+    uint32_t class;
+    uint32_t urgent;
+};
+
+/* Layout of struct xen_domctl_microslice_range. */
+struct ms_range {
+    uint64_t start;
+    uint64_t end;
+    uint32_t class;
+    uint32_t pad;
+};
+
+uint32_t ms_rs_abi(void);
+size_t ms_rs_size(uint32_t units, uint32_t doms);
+int32_t ms_rs_init(void *mem, size_t size, uint32_t units, uint32_t doms,
+                   const struct ms_params *params);
+void ms_rs_handle(void *mem, uint64_t now, const struct ms_event *e,
+                  struct ms_decision *d);
+int32_t ms_rs_dom_counts(void *mem, uint32_t dom, struct ms_counts *out);
+int32_t ms_rs_dom_get(void *mem, uint32_t dom, uint32_t *weight, uint32_t *cap);
+int32_t ms_rs_pool_info(void *mem, struct ms_pool_info *out);
+int32_t ms_rs_unit_info(void *mem, uint32_t unit, struct ms_unit_info *out);
+uint32_t ms_rs_cpu_work(void *mem, uint32_t cpu);
+uint32_t ms_rs_classify(const struct ms_range *ranges, uint32_t nr,
+                        uint64_t rip);
+int32_t ms_rs_check_ranges(const struct ms_range *ranges, uint32_t nr);
+
+#endif /* MICROSLICE_RS_H */
