@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An ELF vmlinux: headers by goblin, then only `.symtab`, its string table, the banner and the build id are touched.
+
+use crate::bytes::{c_str, slice, u32_at, u64_at};
+use crate::error::Error;
+use crate::symbols::Builder;
+use goblin::container::{Container, Ctx, Endian};
+use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, Header};
+use goblin::elf::section_header::{
+    SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHN_UNDEF, SHT_NOBITS, SHT_NOTE, SHT_SYMTAB,
+};
+use goblin::elf::sym::{STB_LOCAL, STB_WEAK, STT_FILE, STT_SECTION};
+use goblin::elf::{SectionHeader, SectionHeaders};
+use memchr::memmem;
+
+const FORM: &str = "ELF file";
+
+/// Whether `data` begins with the ELF magic.
+pub(crate) fn is_elf(data: &[u8]) -> bool {
+    data.starts_with(ELFMAG)
+}
+
+/// The headers of a file whose bytes stay with the caller.
+pub(crate) struct Elf<'a> {
+    data: &'a [u8],
+    sections: SectionHeaders,
+}
+
+impl<'a> Elf<'a> {
+    /// Reads the headers; only a little-endian x86-64 ELF file will do.
+    pub(crate) fn parse(data: &'a [u8]) -> Result<Elf<'a>, Error> {
+        let ident = |at| data.get(at).copied().unwrap_or(0);
+        if data.len() < 64 {
+            return Err(Error::damaged(FORM, "ends inside its header"));
+        }
+        if ident(EI_CLASS) != ELFCLASS64 || ident(EI_DATA) != ELFDATA2LSB {
+            return Err(Error::Machine("not a 64-bit little-endian ELF file".to_owned()));
+        }
+        let header = data.get(..64).unwrap_or(data);
+        let header =
+            goblin::elf::Elf::parse_header(header).map_err(|err| Error::damaged(FORM, err.to_string()))?;
+        if header.e_machine != EM_X86_64 {
+            return Err(Error::Machine(format!("ELF machine number {}", header.e_machine)));
+        }
+        let sections = Elf::sections(data, &header)?;
+        Ok(Elf { data, sections })
+    }
+
+    fn sections(data: &[u8], header: &Header) -> Result<SectionHeaders, Error> {
+        let (offset, count, size) = (header.e_shoff, header.e_shnum, header.e_shentsize);
+        if offset == 0 || count == 0 {
+            return Ok(SectionHeaders::new());
+        }
+        let len = u64::from(count) * 64;
+        if size != 64 || slice(data, offset, len).is_none() {
+            let detail = format!(
+                "{count} section headers of {size} bytes at offset {offset}, file of {} bytes",
+                data.len()
+            );
+            return Err(Error::damaged(FORM, detail));
+        }
+        SectionHeader::parse(
+            data,
+            offset as usize,
+            usize::from(count),
+            Ctx::new(Container::Big, Endian::Little),
+        )
+        .map_err(|err| Error::damaged(FORM, err.to_string()))
+    }
+
+    fn contents(&self, section: &SectionHeader) -> Option<&'a [u8]> {
+        if section.sh_type == SHT_NOBITS {
+            return None;
+        }
+        slice(self.data, section.sh_offset, section.sh_size)
+    }
+
+    /// Feeds `.symtab` to the builder; false if the file has none.
+    pub(crate) fn read_symbols(&self, builder: &mut Builder) -> Result<bool, Error> {
+        let Some(symtab) = self.sections.iter().find(|s| s.sh_type == SHT_SYMTAB && s.sh_size > 0) else {
+            return Ok(false);
+        };
+        let cut = |what: &str| Error::damaged(FORM, format!("{what} reaches beyond the end of the file"));
+        let table = self.contents(symtab).ok_or_else(|| cut(".symtab"))?;
+        let strings = self.sections.get(symtab.sh_link as usize);
+        let strings =
+            strings.and_then(|s| self.contents(s)).ok_or_else(|| cut("the symbols' string table"))?;
+        for entry in table.chunks_exact(24) {
+            self.read_symbol(entry, strings, builder)?;
+        }
+        Ok(builder.len() > 0)
+    }
+
+    /// One Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
+    fn read_symbol(&self, entry: &[u8], strings: &[u8], builder: &mut Builder) -> Result<(), Error> {
+        let &[n0, n1, n2, n3, info, _, s0, s1, ..] = entry else { return Ok(()) };
+        let (kind, binding) = (info & 0xf, info >> 4);
+        let section = u32::from(u16::from_le_bytes([s0, s1]));
+        if section == SHN_UNDEF || kind == STT_FILE || kind == STT_SECTION {
+            return Ok(());
+        }
+        let name = c_str(strings, u32::from_le_bytes([n0, n1, n2, n3]) as usize);
+        let name = name.filter(|name| !name.is_empty() && name.len() <= 512);
+        let (Some(name), Some(value), Some(size)) = (name, u64_at(entry, 8), u64_at(entry, 16)) else {
+            return Ok(()); // a damaged name is a symbol that nobody can ask for
+        };
+        let Ok(name) = std::str::from_utf8(name) else { return Ok(()) };
+        builder.push(value, size, self.letter(section, binding), name)
+    }
+
+    /// What `nm` would print, as far as code is concerned.
+    fn letter(&self, section: u32, binding: u8) -> u8 {
+        let lower = match self.sections.get(section as usize) {
+            _ if section == SHN_ABS => b'a',
+            Some(s) if s.sh_flags & u64::from(SHF_EXECINSTR) != 0 && binding == STB_WEAK => b'w',
+            Some(s) if s.sh_flags & u64::from(SHF_EXECINSTR) != 0 => b't',
+            Some(_) if binding == STB_WEAK => b'v',
+            Some(s) if s.sh_type == SHT_NOBITS => b'b',
+            Some(s) if s.sh_flags & u64::from(SHF_WRITE) != 0 => b'd',
+            Some(s) if s.sh_flags & u64::from(SHF_ALLOC) != 0 => b'r',
+            _ => b'n',
+        };
+        if binding == STB_LOCAL { lower } else { lower.to_ascii_uppercase() }
+    }
+
+    /// The string at the address of `linux_banner`, if it is one.
+    pub(crate) fn banner_at(&self, address: u64) -> Option<String> {
+        let section = self.sections.iter().find(|s| {
+            s.sh_flags & u64::from(SHF_ALLOC) != 0
+                && (s.sh_addr..s.sh_addr.saturating_add(s.sh_size)).contains(&address)
+        })?;
+        let data = self.contents(section)?;
+        banner(data.get(usize::try_from(address - section.sh_addr).ok()?..)?)
+    }
+
+    /// The GNU build id in a note section.
+    pub(crate) fn build_id(&self) -> Option<Vec<u8>> {
+        let notes = self.sections.iter().filter(|s| s.sh_type == SHT_NOTE);
+        notes.filter_map(|section| self.contents(section)).find_map(gnu_build_id)
+    }
+}
+
+/// Notes are `namesz, descsz, type`, name and descriptor, each padded to 4 bytes; build ids have type 3, name "GNU\0".
+fn gnu_build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
+    loop {
+        let (name, desc, kind) = (u32_at(notes, 0)?, u32_at(notes, 4)?, u32_at(notes, 8)?);
+        let padded = |len: u32| (u64::from(len) + 3) & !3;
+        let start = 12 + padded(name);
+        if kind == 3 && slice(notes, 12, u64::from(name)) == Some(b"GNU\0") && (1..=64).contains(&desc) {
+            return slice(notes, start, u64::from(desc)).map(<[u8]>::to_vec);
+        }
+        notes = notes.get(usize::try_from(start + padded(desc)).ok()?..)?;
+    }
+}
+
+/// The banner at the start of `data`.
+fn banner(data: &[u8]) -> Option<String> {
+    let head = data.get(..data.len().min(1024))?;
+    let line = head.get(..head.iter().position(|&b| b == b'\n' || b == 0)?)?;
+    let line = std::str::from_utf8(line).ok()?;
+    crate::Version::from_banner(line).map(|_| line.to_owned())
+}
+
+/// The first thing in `data` that reads like a banner: "Linux version 6.1.0-56-amd64 (builder@host) (compiler) #1 ...".
+pub(crate) fn find_banner(data: &[u8]) -> Option<String> {
+    let places = memmem::find_iter(data, b"Linux version ").take(64);
+    places.filter_map(|at| banner(data.get(at..)?)).find(|line| {
+        let build = line.split_once(" #").map(|(_, build)| build);
+        build.is_some_and(|build| build.starts_with(|c: char| c.is_ascii_digit()))
+    })
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest kernel image: told by its content, read once, then only its symbols are kept.
+
+use crate::catalog::Catalog;
+use crate::elf::{self, Elf};
+use crate::error::Error;
+use crate::ranges::Ranges;
+use crate::symbols::{Builder, Symbol, Symbols};
+use crate::unpack::Compression;
+use crate::version::Version;
+use crate::{bzimage, kallsyms, map, text};
+use serde::Serialize;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// What an input may cost. The defaults hold several times the largest kernel that a distribution ships.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes read of a file that is not a large ELF file (default 256 MiB).
+    pub input: u64,
+    /// Bytes of an unpacked payload (default 1 GiB).
+    pub unpacked: u64,
+    /// Symbols (default 4 Mi).
+    pub symbols: usize,
+    /// Bytes of all their names (default 256 MiB).
+    pub names: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { input: 256 << 20, unpacked: 1 << 30, symbols: 4 << 20, names: 256 << 20 }
+    }
+}
+
+/// What an image turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An ELF vmlinux with a symbol table.
+    Elf,
+    /// An ELF vmlinux without one: decoded from the kallsyms tables inside.
+    StrippedElf,
+    /// A bzImage (vmlinuz).
+    BzImage,
+    /// A System.map, or a dump of a kernel without modules, which reads the same.
+    SystemMap,
+    /// A dump of /proc/kallsyms.
+    Kallsyms,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kind::Elf => "ELF vmlinux",
+            Kind::StrippedElf => "stripped ELF vmlinux",
+            Kind::BzImage => "bzImage",
+            Kind::SystemMap => "System.map",
+            Kind::Kallsyms => "kallsyms dump",
+        })
+    }
+}
+
+/// ELF files above this are mapped instead of read.
+const MAP_ABOVE: u64 = 64 << 20;
+
+/// The symbols of one kernel, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct KernelImage {
+    symbols: Symbols,
+    kind: Kind,
+    compression: Option<Compression>,
+    banner: Option<String>,
+    build_id: Option<Vec<u8>>,
+}
+
+impl KernelImage {
+    /// Reads a kernel image of any form. The file must not be truncated by others meanwhile: a large ELF file is
+    /// memory-mapped while this call runs.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the path and the cause.
+    pub fn open(path: impl AsRef<Path>) -> Result<KernelImage, Error> {
+        let path = path.as_ref();
+        KernelImage::open_file(path)
+            .map_err(|err| Error::File { path: path.to_owned(), source: Box::new(err) })
+    }
+
+    fn open_file(path: &Path) -> Result<KernelImage, Error> {
+        let limits = Limits::default();
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(Error::NotAKernel("not a regular file")); // opening a FIFO could wait for ever
+        }
+        let mut file = File::open(path)?;
+        if file.metadata()?.len() > MAP_ABOVE {
+            let data = map::map(&file)?;
+            if elf::is_elf(&data) || data.len() as u64 <= limits.input {
+                return KernelImage::from_bytes_within(&data, &limits);
+            }
+            return Err(Error::TooLarge { what: "bytes of a file that is not ELF", limit: limits.input });
+        }
+        // Files in /proc say 0 and hold more: read until the end, or the limit.
+        let mut data = Vec::new();
+        file.by_ref().take(limits.input + 1).read_to_end(&mut data)?;
+        KernelImage::from_bytes_within(&data, &limits)
+    }
+
+    /// Reads a kernel image that is already in memory.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn from_bytes(data: &[u8]) -> Result<KernelImage, Error> {
+        KernelImage::from_bytes_within(data, &Limits::default())
+    }
+
+    /// The same within given limits.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::TooLarge`] names the limit.
+    pub fn from_bytes_within(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+        if data.is_empty() {
+            return Err(Error::Empty);
+        }
+        if elf::is_elf(data) {
+            return KernelImage::from_elf(data, limits);
+        }
+        if data.len() as u64 > limits.input {
+            return Err(Error::TooLarge { what: "bytes of input", limit: limits.input });
+        }
+        if bzimage::is_bzimage(data) {
+            let image = KernelImage::from_packed(bzimage::payload(data)?, limits)?;
+            return Ok(KernelImage { kind: Kind::BzImage, ..image });
+        }
+        if text::is_symbol_list(data) {
+            return KernelImage::from_text(data, limits);
+        }
+        if Compression::detect(data).is_some() {
+            return KernelImage::from_packed(data, limits);
+        }
+        Err(Error::NotAKernel("no known magic at its start"))
+    }
+
+    fn from_text(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+        let mut builder = Builder::new(limits);
+        let live = text::read(data, &mut builder)?;
+        let kind = if live { Kind::Kallsyms } else { Kind::SystemMap };
+        Ok(KernelImage { symbols: builder.finish()?, kind, compression: None, banner: None, build_id: None })
+    }
+
+    /// A compressed stream, with an ELF vmlinux inside.
+    fn from_packed(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+        if elf::is_elf(data) {
+            return KernelImage::from_elf(data, limits);
+        }
+        let compression = Compression::detect(data)
+            .ok_or_else(|| Error::damaged("bzImage", "payload of no known compression format"))?;
+        let unpacked = compression.unpack(data, limits.unpacked)?;
+        if !elf::is_elf(&unpacked) {
+            return Err(Error::NotAKernel("its unpacked payload is not ELF"));
+        }
+        let image = KernelImage::from_elf(&unpacked, limits)?;
+        Ok(KernelImage { compression: Some(compression), ..image })
+    }
+
+    fn from_elf(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+        let elf = Elf::parse(data)?;
+        let mut builder = Builder::new(limits);
+        let kind = if elf.read_symbols(&mut builder)? { Kind::Elf } else { Kind::StrippedElf };
+        if kind == Kind::StrippedElf {
+            builder = kallsyms::read(data, limits)?;
+        }
+        let symbols = builder.finish()?;
+        let banner = symbols.find("linux_banner").and_then(|symbol| elf.banner_at(symbol.address));
+        // Searching touches the whole file: only where it was read anyway.
+        let banner = banner.or_else(|| (kind == Kind::StrippedElf).then(|| elf::find_banner(data)).flatten());
+        Ok(KernelImage { symbols, kind, compression: None, banner, build_id: elf.build_id() })
+    }
+
+    /// What the image is, by its content.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How it was packed, if it was.
+    pub fn compression(&self) -> Option<Compression> {
+        self.compression
+    }
+
+    /// "Linux version 6.1.0-56-amd64 (...) ... #1 SMP ...", if the image holds it (lists of symbols do not).
+    pub fn version_banner(&self) -> Option<&str> {
+        self.banner.as_deref()
+    }
+
+    /// The version in the banner.
+    pub fn version(&self) -> Option<Version> {
+        self.version_banner().and_then(Version::from_banner)
+    }
+
+    /// The GNU build id, if the image holds it.
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.build_id.as_deref()
+    }
+
+    /// All symbols of the kernel proper, by rising address.
+    pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
+        self.symbols.iter()
+    }
+
+    /// The symbol of exactly that name (the lowest, if several static functions share it).
+    pub fn symbol(&self, name: &str) -> Option<Symbol<'_>> {
+        self.symbols.find(name)
+    }
+
+    /// The kernel's text, `_stext` up to `_etext`, without that of its start-up (`.init.text`).
+    pub fn text(&self) -> std::ops::Range<u64> {
+        self.symbols.text()
+    }
+
+    /// The critical ranges by a catalogue, and the report about them.
+    pub fn ranges(&self, catalog: &Catalog) -> Ranges {
+        Ranges::build(self, catalog)
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Finds and decodes the kallsyms tables inside an unpacked kernel.
+//!
+//! `scripts/kallsyms.c` emits these tables, each aligned to 8 bytes, little-endian, no pointers between them:
+//!
+//! | table | contents |
+//! |---|---|
+//! | num_syms | u32 n (u64 before 4.20: the same bytes while n is small) |
+//! | names | n entries: length (u8; since 6.1 two bytes if bit 7 of the first is set: low 7 bits first), then that many tokens |
+//! | markers | offset of every 256th name in names: u32 each (u64 before 4.20) |
+//! | seqs_of_names | 3 bytes for each name, since 6.2 |
+//! | token_table | 256 NUL-terminated strings; expanded and joined they give the type letter and the name |
+//! | token_index | 256 x u16: where each string starts |
+//! | offsets | i32 each, and relative_base u64 (CONFIG_KALLSYMS_BASE_RELATIVE, since 4.6; the only form since 6.11) |
+//! | addresses | u64 each, without that option |
+//!
+//! Order up to 6.3: offsets, relative_base (or addresses), num_syms, names, markers, [seqs_of_names], token_table,
+//! token_index. Since 6.4: num_syms, names, markers, token_table, token_index, offsets, relative_base (or addresses),
+//! seqs_of_names. So `names..token_index` is one run in both, and the addresses lie on one side of it.
+//!
+//! Address (kernel/kallsyms.c, kallsyms_sym_address): with CONFIG_KALLSYMS_ABSOLUTE_PERCPU an offset >= 0 is the address
+//! and a negative one stands for relative_base - 1 - offset; without it (UP, and from 6.15 all) relative_base + (u32)offset.
+//! The tables are sorted by address, which every reading is held to.
+//!
+//! Search: token_index is a run of 256 rising u16 from 0 whose strings end right before it; from there num_syms is
+//! looked for backwards, and holds only if walking n names ends where markers that match every 256th name begin.
+//! Work is bounded: the search for token_index is linear, few of them are followed, and all walks share one budget.
+
+use crate::bytes::{align8, c_str, u16_at, u32_at, u64_at};
+use crate::error::Error;
+use crate::image::Limits;
+use crate::symbols::Builder;
+
+/// Longest name accepted, the type letter included: KSYM_NAME_LEN is 512 since 6.1.
+const NAME_LEN: usize = 512;
+/// Names looked at over all attempts; a kernel has some 100,000 to 300,000.
+const WALK_BUDGET: u64 = 1 << 26;
+/// Token tables tried: a kernel has one.
+const TABLES: usize = 16;
+/// How far before token_table num_syms is looked for: names of a kernel are 1 to 3 MiB.
+const NAMES_SPAN: usize = 64 << 20;
+const TOKENS: usize = 256;
+/// Lowest address of the kernel's half.
+const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+
+struct Tokens<'a> {
+    table: usize,
+    index_end: usize,
+    strings: Vec<&'a [u8]>,
+}
+
+struct Names {
+    /// Where num_syms is.
+    count_at: usize,
+    count: usize,
+    /// Where the first name's length is.
+    names_at: usize,
+}
+
+/// Decodes the first set of tables that holds together.
+pub(crate) fn read(data: &[u8], limits: &Limits) -> Result<Builder, Error> {
+    let mut budget = WALK_BUDGET;
+    let mut seen = "no kallsyms token table found (is CONFIG_KALLSYMS off, or the image encrypted?)";
+    let mut at = 0;
+    for _ in 0..TABLES {
+        let Some(tokens) = next_tokens(data, &mut at) else { break };
+        seen = "a kallsyms token table, but no names and markers before it";
+        let Some(names) = find_names(data, &tokens, limits, &mut budget) else { continue };
+        seen = "kallsyms names, but no addresses of a known layout beside them";
+        let Some(addresses) = find_addresses(data, &tokens, &names) else { continue };
+        return expand(data, &tokens, &names, &addresses, limits);
+    }
+    Err(Error::NoSymbols(seen))
+}
+
+/// The next token_index at or after `*at`, which moves behind it.
+fn next_tokens<'a>(data: &'a [u8], at: &mut usize) -> Option<Tokens<'a>> {
+    while let Some(chunk) = data.get(*at..at.checked_add(TOKENS * 2)?) {
+        let here = *at;
+        *at += 8;
+        if chunk.starts_with(&[0, 0]) && chunk.get(2..4) != Some(&[0, 0]) {
+            let tokens = rising(chunk).and_then(|index| token_strings(data, here, &index));
+            if tokens.is_some() {
+                return tokens;
+            }
+        }
+    }
+    None
+}
+
+fn rising(chunk: &[u8]) -> Option<Vec<usize>> {
+    let mut index = Vec::with_capacity(TOKENS);
+    for pair in chunk.chunks_exact(2) {
+        let value = usize::from(u16_at(pair, 0)?);
+        if index.last().is_some_and(|&last| value <= last) {
+            return None;
+        }
+        index.push(value);
+    }
+    Some(index)
+}
+
+/// The strings that `index` points at, if they end right before it.
+fn token_strings<'a>(data: &'a [u8], index_at: usize, index: &[usize]) -> Option<Tokens<'a>> {
+    let last = *index.last()?;
+    // The last string's length is unknown: try every aligned start of the table that leaves it 0..NAME_LEN bytes.
+    let nearest = index_at.checked_sub(last + 1)? & !7;
+    let starts = (nearest.saturating_sub(NAME_LEN)..=nearest).rev().step_by(8);
+    starts.map(|table| table & !7).find_map(|table| {
+        let text = c_str(data.get(..index_at)?, table + last)?;
+        let end = table + last + text.len() + 1;
+        if align8(end) != Some(index_at) {
+            return None;
+        }
+        let ends = index.iter().skip(1).map(|next| table + next).chain([end]);
+        let strings = index.iter().zip(ends).map(|(start, end)| token_string(data, table + start, end));
+        Some(Tokens { table, index_end: index_at + TOKENS * 2, strings: strings.collect::<Option<_>>()? })
+    })
+}
+
+/// A string without its NUL, which is at `end - 1`.
+fn token_string(data: &[u8], start: usize, end: usize) -> Option<&[u8]> {
+    let (&nul, text) = data.get(start..end)?.split_last()?;
+    (nul == 0 && text.iter().all(u8::is_ascii_graphic)).then_some(text)
+}
+
+/// The length of the name at `at` in tokens, and where its tokens start.
+fn name_at(data: &[u8], at: usize) -> Option<(usize, usize)> {
+    let first = usize::from(*data.get(at)?);
+    if first & 0x80 == 0 {
+        return Some((first, at + 1));
+    }
+    let second = usize::from(*data.get(at + 1)?);
+    Some(((first & 0x7f) | (second << 7), at + 2))
+}
+
+fn find_names(data: &[u8], tokens: &Tokens<'_>, limits: &Limits, budget: &mut u64) -> Option<Names> {
+    let first = tokens.table.saturating_sub(NAMES_SPAN) & !7;
+    for count_at in (first..=tokens.table.saturating_sub(8)).rev().step_by(8) {
+        let Some(count) = u64_at(data, count_at) else { continue };
+        let room = (tokens.table - count_at) as u64;
+        if count == 0 || count > limits.symbols as u64 || count.saturating_mul(2) > room {
+            continue;
+        }
+        let names = Names { count_at, count: count as usize, names_at: count_at + 8 };
+        if names_hold(data, tokens.table, &names, budget) {
+            return Some(names);
+        }
+        if *budget == 0 {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether `count` names end where their markers are, and the markers (and seqs_of_names) where the tokens start.
+fn names_hold(data: &[u8], table: usize, names: &Names, budget: &mut u64) -> bool {
+    let mut marks = Vec::new();
+    let mut at = names.names_at;
+    for number in 0..names.count {
+        if *budget == 0 {
+            return false;
+        }
+        *budget -= 1;
+        if number % 256 == 0 {
+            marks.push((at - names.names_at) as u64);
+        }
+        match name_at(data, at) {
+            Some((len, start)) if (1..=NAME_LEN).contains(&len) && start + len <= table => at = start + len,
+            _ => return false,
+        }
+    }
+    let Some(markers) = align8(at) else { return false };
+    let wide = marks.iter().enumerate().all(|(i, &mark)| u64_at(data, markers + i * 8) == Some(mark));
+    let narrow =
+        marks.iter().enumerate().all(|(i, &mark)| u32_at(data, markers + i * 4).map(u64::from) == Some(mark));
+    [(wide, 8), (narrow, 4)].into_iter().any(|(holds, size)| {
+        let Some(end) = align8(markers + marks.len() * size) else { return false };
+        holds && (end == table || align8(end + names.count * 3) == Some(table))
+    })
+}
+
+/// The addresses on whichever side of the run they are.
+fn find_addresses(data: &[u8], tokens: &Tokens<'_>, names: &Names) -> Option<Vec<u64>> {
+    let count = names.count;
+    let offsets_len = align8(count * 4)?;
+    let after = align8(tokens.index_end)?;
+    let before = |len: usize| names.count_at.checked_sub(len);
+    relative(data, after, count, after + offsets_len)
+        .or_else(|| relative(data, before(8 + offsets_len)?, count, before(8)?))
+        .or_else(|| absolute(data, after, count))
+        .or_else(|| absolute(data, before(count * 8)?, count))
+}
+
+/// Sorted, and reaching into the kernel's half.
+fn plausible(addresses: Vec<u64>) -> Option<Vec<u64>> {
+    let sorted = addresses.is_sorted();
+    (sorted && addresses.last().is_some_and(|&last| last >= KERNEL_HALF)).then_some(addresses)
+}
+
+fn relative(data: &[u8], offsets: usize, count: usize, base: usize) -> Option<Vec<u64>> {
+    let base = u64_at(data, base).filter(|&base| base >= KERNEL_HALF)?;
+    let table = data.get(offsets..offsets + count * 4)?;
+    let offsets: Option<Vec<u32>> = table.chunks_exact(4).map(|bytes| u32_at(bytes, 0)).collect();
+    let offsets = offsets?;
+    let percpu = offsets.iter().any(|&offset| offset.cast_signed() < 0);
+    let address = |&offset: &u32| match offset.cast_signed() {
+        negative @ ..0 if percpu => base.checked_add(u64::from(negative.unsigned_abs()) - 1),
+        _ if percpu => Some(u64::from(offset)),
+        _ => base.checked_add(u64::from(offset)),
+    };
+    plausible(offsets.iter().map(address).collect::<Option<Vec<u64>>>()?)
+}
+
+fn absolute(data: &[u8], at: usize, count: usize) -> Option<Vec<u64>> {
+    let table = data.get(at..at + count * 8)?;
+    plausible(table.chunks_exact(8).map(|bytes| u64_at(bytes, 0)).collect::<Option<Vec<u64>>>()?)
+}
+
+fn expand(
+    data: &[u8],
+    tokens: &Tokens<'_>,
+    names: &Names,
+    addresses: &[u64],
+    limits: &Limits,
+) -> Result<Builder, Error> {
+    let damaged =
+        |number: usize| Error::damaged("kallsyms table", format!("name {number} of {}", names.count));
+    let mut builder = Builder::new(limits);
+    let mut at = names.names_at;
+    let mut text = Vec::with_capacity(NAME_LEN);
+    for (number, &address) in addresses.iter().enumerate() {
+        text.clear();
+        let (len, start) = name_at(data, at).ok_or_else(|| damaged(number))?;
+        at = start + len;
+        for &token in data.get(start..at).ok_or_else(|| damaged(number))? {
+            text.extend_from_slice(tokens.strings.get(usize::from(token)).copied().unwrap_or(b""));
+        }
+        let name = text.split_first().filter(|_| text.len() <= NAME_LEN);
+        let name = name.and_then(|(&kind, name)| Some((kind, std::str::from_utf8(name).ok()?)));
+        let (kind, name) = name.ok_or_else(|| damaged(number))?;
+        builder.push(address, 0, kind, name)?;
+    }
+    Ok(builder)
+}
