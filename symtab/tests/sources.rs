@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every source and every error, on images built here.
+
+mod support;
+
+use microslice_symtab::{Catalog, Class, Compression, Error, KernelImage, Kind, Limits, Ranges};
+use support::*;
+
+/// Start relative to the kernel's base, end, class.
+fn shape(ranges: &Ranges) -> Vec<(u64, u64, Class)> {
+    ranges.iter().map(|range| (range.start - BASE, range.end - BASE, range.class)).collect()
+}
+
+const SHAPE: [(u64, u64, Class); 9] = [
+    (0x240, 0x300, Class::IpiWait),
+    (0x300, 0x330, Class::LockHold), // two functions that touch
+    (0x340, 0x360, Class::LockWait), // not its __pfx_
+    (0x360, 0x3a0, Class::RwsemWake),
+    (0x3a0, 0x400, Class::IpiServe),
+    (0x400, 0x440, Class::Irq),
+    (0x440, 0x480, Class::Resched),
+    (0x480, 0x500, Class::PageAlloc),
+    (0xf00, 0x1000, Class::IpiServe), // .cold
+];
+
+fn symbols(image: &KernelImage) -> Vec<(u64, char, String)> {
+    image.symbols().map(|symbol| (symbol.address, symbol.kind, symbol.name.to_owned())).collect()
+}
+
+fn expected(list: &[Sym]) -> Vec<(u64, char, String)> {
+    list.iter().map(|&(address, letter, name)| (address, letter, name.to_owned())).collect()
+}
+
+fn error(data: &[u8]) -> String {
+    KernelImage::from_bytes(data).unwrap_err().to_string()
+}
+
+#[test]
+fn system_map() {
+    let image = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
+    assert_eq!((image.kind(), image.version_banner()), (Kind::SystemMap, None));
+    assert_eq!(symbols(&image), expected(&kernel()));
+    assert_eq!(shape(&image.ranges(&Catalog::builtin())), SHAPE);
+    assert_eq!(image.symbol("entry_SYSCALL_64").unwrap().address, BASE + 0x100);
+    assert_eq!(image.symbol("entry_SYSCALL"), None);
+}
+
+#[test]
+fn kallsyms_dump_without_its_modules() {
+    let dump = list(&kernel()) + "ffffffffc0000000 t irq_exit\t[mine]\n";
+    let image = KernelImage::from_bytes(dump.as_bytes()).unwrap();
+    assert_eq!(image.kind(), Kind::Kallsyms);
+    assert_eq!(symbols(&image), expected(&kernel()));
+}
+
+#[test]
+fn symbol_lists_that_cannot_serve() {
+    let zeros: Vec<Sym> = kernel().iter().map(|&(_, letter, name)| (0, letter, name)).collect();
+    assert!(matches!(KernelImage::from_bytes(list(&zeros).as_bytes()), Err(Error::HiddenAddresses)));
+    let debian = b"ffffffffffffffff B The real System.map is in the linux-image-<version>-dbg package\n";
+    assert!(matches!(KernelImage::from_bytes(debian), Err(Error::Placeholder(_))));
+    assert_eq!(error(b"0000000000001000 T main\nwhat\n"), "line 2: not ADDRESS LETTER NAME");
+    assert_eq!(error(b"0000000000001000 T main\n"), "not a Linux kernel: its symbols lack _stext");
+    let cut = &list(&kernel()).into_bytes()[..200];
+    assert!(KernelImage::from_bytes(cut).is_err());
+}
+
+#[test]
+fn elf_symbols_with_and_without_sizes() {
+    for sized in [false, true] {
+        let image = KernelImage::from_bytes(&elf_with_symtab(&kernel(), sized)).unwrap();
+        assert_eq!(image.kind(), Kind::Elf);
+        assert_eq!(image.version_banner().unwrap(), BANNER.trim_end());
+        assert_eq!(image.build_id().unwrap(), b"\xde\xad\xbe\xef");
+        assert_eq!(symbols(&image), expected(&kernel()));
+        let ranges = image.ranges(&Catalog::builtin());
+        if sized {
+            assert_eq!(shape(&ranges)[0], (0x240, 0x2f0, Class::IpiWait));
+            assert_eq!(ranges.len(), SHAPE.len()); // _raw_spin_unlock has size 0: up to the next, which it touches
+        } else {
+            assert_eq!(shape(&ranges), SHAPE);
+        }
+    }
+}
+
+#[test]
+fn kallsyms_of_every_layout() {
+    for layout in LAYOUTS {
+        for list in [kernel(), large_kernel()] {
+            let list = fitting(list, layout);
+            let image = KernelImage::from_bytes(&elf_with_kallsyms(&list, layout)).unwrap();
+            assert_eq!(image.kind(), Kind::StrippedElf);
+            assert_eq!(symbols(&image), expected(&list), "{layout:?}");
+            assert_eq!(image.version().unwrap(), "6.1".parse().unwrap());
+        }
+    }
+}
+
+#[test]
+fn names_of_more_than_127_tokens() {
+    let mut list = kernel();
+    let long: &'static str = "x".repeat(400).leak();
+    let at = list.iter().position(|sym| sym.2 == "flush_tlb_func.cold").unwrap();
+    list.insert(at, (BASE + 0x600, 't', long));
+    let image = KernelImage::from_bytes(&elf_with_kallsyms(&list, Layout::New)).unwrap();
+    assert_eq!(image.symbol(long).unwrap().address, BASE + 0x600);
+}
+
+#[test]
+fn bzimage_of_every_compression() {
+    let vmlinux = elf_with_kallsyms(&large_kernel(), Layout::Old);
+    let packed: [(Compression, Vec<u8>); 6] = [
+        (Compression::Gzip, gzip(&vmlinux)),
+        (Compression::Xz, xz(&vmlinux)),
+        (Compression::Zstd, zstd(&vmlinux)),
+        (Compression::Lz4, lz4(&vmlinux)),
+        (Compression::Lzma, lzma(&vmlinux)),
+        (Compression::Bzip2, bzip2(&vmlinux)),
+    ];
+    for (compression, packed) in packed {
+        let image = KernelImage::from_bytes(&bzimage(&packed, vmlinux.len())).unwrap();
+        assert_eq!((image.kind(), image.compression()), (Kind::BzImage, Some(compression)));
+        assert_eq!(symbols(&image), expected(&large_kernel()));
+        // The packed vmlinux alone, as guests are given it.
+        let image = KernelImage::from_bytes(&packed).unwrap();
+        assert_eq!((image.kind(), image.compression()), (Kind::StrippedElf, Some(compression)));
+        // Cut in the middle.
+        let err = KernelImage::from_bytes(&packed[..packed.len() / 2]).unwrap_err().to_string();
+        assert!(err.starts_with(&format!("unpack {compression} payload: ")), "{err}");
+    }
+    assert_eq!(
+        error(&bzimage(b"\x89LZO\0\r\n\x1a\n more", 0)),
+        "unpack lzo payload: unsupported; give an uncompressed vmlinux or a System.map instead"
+    );
+}
+
+#[test]
+fn damaged_images_say_what_is_wrong() {
+    let vmlinux = elf_with_symtab(&kernel(), false);
+    let good = bzimage(&gzip(&vmlinux), vmlinux.len());
+    let mut old = good.clone();
+    old[0x206] = 7;
+    let mut arm = vmlinux.clone();
+    arm[18] = 0xb7;
+    let mut small = vmlinux.clone();
+    small[4] = 1;
+    let errors = [
+        error(b""),
+        error(b"hello"),
+        error(&[0; 4096]),
+        error(&good[..0x900]),
+        error(&good[..0x207]),
+        error(&good[..0x249]),
+        error(&old),
+        error(&bzimage(b"no magic", 0)),
+        error(&bzimage(&gzip(b"no kernel"), 9)),
+        error(&gzip(b"no kernel")),
+        error(&vmlinux[..40]),
+        error(&vmlinux[..vmlinux.len() - 10]),
+        error(&arm),
+        error(&small),
+        error(&elf_with_symtab(&[(1, 'T', "main")], false)),
+        error(&elf_with_symtab(&[], false)),
+    ];
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    empty file
+    not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (no known magic at its start)
+    not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (no known magic at its start)
+    truncated or damaged bzImage: payload of 637 bytes at offset 2112, file of 2304 bytes
+    truncated or damaged bzImage: ends inside its setup header
+    truncated or damaged bzImage: ends inside its setup header
+    truncated or damaged bzImage: boot protocol 2.07 has no payload; 2.08 needed
+    truncated or damaged bzImage: payload of no known compression format
+    not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (its unpacked payload is not ELF)
+    not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (its unpacked payload is not ELF)
+    truncated or damaged ELF file: ends inside its header
+    truncated or damaged ELF file: 6 section headers of 64 bytes at offset 1408, file of 1782 bytes
+    not an x86-64 kernel: ELF machine number 183
+    not an x86-64 kernel: not a 64-bit little-endian ELF file
+    not a Linux kernel: its symbols lack _stext
+    no symbols: no kallsyms token table found (is CONFIG_KALLSYMS off, or the image encrypted?)
+    ");
+}
+
+#[test]
+fn limits_bound_what_an_image_costs() {
+    let vmlinux = elf_with_kallsyms(&large_kernel(), Layout::New);
+    let bomb = gzip(&vec![0; 4 << 20]);
+    let within = |data: &[u8], limits| KernelImage::from_bytes_within(data, &limits).unwrap_err().to_string();
+    let limits = Limits { unpacked: 1 << 20, ..Limits::default() };
+    assert_eq!(within(&bomb, limits), "too large: more than 1048576 bytes unpacked");
+    assert_eq!(within(&lz4(&vec![0; 20 << 20]), limits), "too large: more than 1048576 bytes unpacked");
+    let text = list(&kernel());
+    let limits = Limits { input: 100, ..Limits::default() };
+    assert_eq!(within(text.as_bytes(), limits), "too large: more than 100 bytes of input");
+    let limits = Limits { symbols: 10, ..Limits::default() };
+    assert_eq!(within(text.as_bytes(), limits), "too large: more than 10 symbols");
+    assert!(within(&vmlinux, limits).starts_with("no symbols: a kallsyms token table, but no names"));
+}
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("no-name-says-what-it-is.txt");
+    std::fs::write(&path, elf_with_symtab(&kernel(), false)).unwrap();
+    assert_eq!(KernelImage::open(&path).unwrap().kind(), Kind::Elf);
+    // Beyond what is read: mapped.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(3 << 30).unwrap();
+    assert_eq!(shape(&KernelImage::open(&path).unwrap().ranges(&Catalog::builtin())), SHAPE);
+    std::fs::write(&path, b"").unwrap();
+    let err = KernelImage::open(&path).unwrap_err().to_string();
+    assert_eq!(err, format!("read kernel image {}: empty file", path.display()));
+    let err = KernelImage::open(dir.path()).unwrap_err().to_string();
+    assert!(err.ends_with("not a regular file)"), "{err}");
+    assert!(KernelImage::open(dir.path().join("absent")).unwrap_err().to_string().contains("No such file"));
+}
+
+#[test]
+fn ranges_slide_and_serialize() {
+    let image = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
+    let ranges = image.ranges(&Catalog::builtin());
+    let moved = ranges.slide(0x1200_0000).unwrap();
+    assert_eq!(moved.as_slice()[0].start, BASE + 0x240 + 0x1200_0000);
+    assert_eq!(moved.slide(-0x1200_0000).unwrap(), ranges);
+    let err = ranges.slide(i64::MAX).unwrap_err().to_string();
+    assert!(err.ends_with("would leave the address space"), "{err}");
+    assert_eq!(ranges.find(BASE + 0x2ff).unwrap().class, Class::IpiWait);
+    assert!(ranges.find(BASE + 0x33f).is_none() && ranges.find(0).is_none());
+    let json = serde_json::to_string(&ranges.as_slice()[1]).unwrap();
+    assert_eq!(
+        json,
+        r#"{"start":"0xffffffff81000300","end":"0xffffffff81000330","class":"lock-hold","names":["_raw_spin_unlock","_raw_spin_unlock_irq"]}"#
+    );
+    assert_eq!(serde_json::from_str::<microslice_symtab::Range>(&json).unwrap(), ranges.as_slice()[1]);
+    assert!(serde_json::from_str::<microslice_symtab::Range>(&json.replace("0xff", "ff")).is_err());
+}
+
+#[test]
+fn aliases_of_two_classes_and_a_users_catalogue() {
+    let user = "symbols:
+  - {name: fred_sysvec_xen_hvm_callback, class: ipi-serve}
+  - {name: smp_call_function_many_cond, class: none}
+  - {name: ordinary_work, class: irq}
+";
+    let catalog = Catalog::builtin().with(Catalog::from_yaml("mine.yaml", user).unwrap());
+    let image = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
+    let ranges = image.ranges(&catalog);
+    assert!(ranges.find(BASE + 0x240).is_none());
+    assert_eq!(ranges.find(BASE + 0x500).unwrap().names, ["ordinary_work"]);
+    let merged = ranges.find(BASE + 0x400).unwrap(); // joins its neighbour of the same class
+    assert_eq!((merged.start, merged.end, merged.class), (BASE + 0x3a0, BASE + 0x440, Class::IpiServe));
+    assert_eq!(ranges.report().shadowed, ["sysvec_xen_hvm_callback (irq)"]);
+}
+
+/// A catalogue of its own, so that a new name in the builtin one does not change the golden text.
+#[test]
+fn report_text() {
+    let catalog = "symbols:
+  - {name: _raw_spin_lock, class: lock-wait}
+  - {name: osq_lock, class: lock-wait}
+  - {name: _raw_spin_unlock, class: lock-hold}
+  - {name: _raw_spin_unlock_irq, class: lock-hold}
+  - {name: smp_call_function_many_cond, class: ipi-wait, since: 5.6}
+  - {name: smp_call_function_many_conditionally, class: ipi-wait, since: 6.10}
+  - {name: native_flush_tlb_others, class: ipi-wait, until: 5.12}
+  - {name: flush_tlb_func, class: ipi-serve}
+  - {name: irq_enter, class: irq}
+  - {name: sysvec_xen_hvm_callback, class: irq}
+  - {name: fred_sysvec_xen_hvm_callback, class: resched}
+  - {name: free_one_page, class: page-alloc}
+  - {name: a_name_so_long_that_the_list_of_lacking_names_needs_a_second_line_xxxxxxxxxxxxxxxxxxx, class: rwsem-wake}
+  - {name: another_name_so_long_that_the_list_needs_a_second_line, class: rwsem-wake}
+";
+    let catalog = Catalog::from_yaml("test", catalog).unwrap();
+    let image = KernelImage::from_bytes(&elf_with_kallsyms(&kernel(), Layout::Old)).unwrap();
+    insta::assert_snapshot!(image.ranges(&catalog).report().to_string());
+}
