@@ -91,8 +91,13 @@ impl Apt {
     }
 
     /// `program` of apt with the private configuration.
-    pub fn command(&self, program: &str) -> Command {
+    fn command(&self, program: &str) -> Command {
         let mut cmd = Command::new(program);
+        self.configure(&mut cmd);
+        cmd
+    }
+
+    fn configure(&self, cmd: &mut Command) {
         cmd.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
         for (name, value) in [
             ("Dir::Etc::sourcelist", "/dev/null".into()),
@@ -105,7 +110,6 @@ impl Apt {
         }
         // The cache may be below a home that apt's own user cannot read.
         cmd.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
-        cmd
     }
 
     /// The newest version of `packages` and, of what they need, those whose names pass `wanted`.
@@ -181,13 +185,18 @@ impl Apt {
         run::logged(&mut cmd, &format!("apt: downloading {}", file.file), log)
     }
 
-    /// Installs `packages` from backports on the machine. Needs root.
+    /// Installs `packages` from backports on the machine, as root or by sudo.
     ///
     /// # Errors
     /// If apt fails or would have to remove something.
     pub fn install_backports(&self, packages: &[String]) -> Result<()> {
-        let mut cmd = self.command("apt-get");
-        cmd.args(["--yes", "--no-remove", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "-q"]);
+        let root = run::output(Command::new("id").arg("-u"))?.trim() == "0";
+        let mut cmd = Command::new(if root { "apt-get" } else { "sudo" });
+        if !root {
+            cmd.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        }
+        self.configure(&mut cmd);
+        cmd.args(["--yes", "--no-remove", "--no-install-recommends", "-q", "-o", "Dpkg::Use-Pty=0"]);
         cmd.args(["-o", "DPkg::Lock::Timeout=300", "--target-release"]).arg(format!("{RELEASE}-backports"));
         ui::say(&format!("apt: installing {} from {RELEASE}-backports", packages.join(", ")));
         run::shown(cmd.arg("install").args(packages).stdout(std::io::stderr()))

@@ -177,13 +177,9 @@ fn dispatch(command: Cmd) -> Result<()> {
 
 /// The project: what cargo says, or the directory above that has xen-patches.
 fn project_root() -> Result<PathBuf> {
-    if let Some(own) = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from) {
-        if let Some(root) = own.ancestors().find(|d| d.join("xen-patches").is_dir()) {
-            return Ok(root.to_owned());
-        }
-    }
     let here = std::env::current_dir().context("finding the current directory")?;
-    match here.ancestors().find(|d| d.join("xen-patches").is_dir()) {
+    let start = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| here.clone(), PathBuf::from);
+    match start.ancestors().find(|d| d.join("xen-patches").is_dir()) {
         Some(root) => Ok(root.to_owned()),
         None => bail!("{} is not inside the project", here.display()),
     }

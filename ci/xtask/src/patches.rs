@@ -7,7 +7,7 @@
 
 use crate::cache::{Cache, Key};
 use crate::run;
-use crate::rustlib;
+use crate::rustlib::{self, Object};
 use crate::series::{Patch, add_sections, for_hypervisor, for_tools};
 use crate::source;
 use crate::ui::{self, Step};
@@ -238,41 +238,65 @@ fn build_each(cache: &Cache, root: &Path, inputs: &Inputs, tree: &Path) -> Resul
     let commits: Vec<&str> = commits.split_whitespace().skip(1).collect();
     let patches = &inputs.series.patches;
     ensure!(commits.len() == patches.len(), "{} commits for {} patches", commits.len(), patches.len());
-    let source = inputs.source.key()?.hex();
-    for (i, (commit, patch)) in commits.iter().zip(patches).enumerate() {
+    let steps = Steps { cache, tree, object: &object, source: inputs.source.key()?.hex() };
+    for (i, commit) in commits.iter().enumerate() {
         run::output(git(tree).args(["checkout", "--quiet", "--detach", commit]))?;
-        let log = cache.log("patches");
-        for microslice in [true, false].into_iter().filter(|_| patch.touches_hypervisor()) {
-            let mut key = Key::new("hypervisor builds 1").field(&source).field([u8::from(microslice)]);
-            key = add_sections(key, &patches[..=i], for_hypervisor);
-            if microslice {
-                key = rustlib::add_to(key, &object)?;
-            }
-            cache.entry("built", &key, |_| {
-                let place = if microslice { "work/each-with" } else { "work/each-without" };
-                let place = cache.dir(place)?;
-                source::lay(tree, &place)?;
-                let what = format!(
-                    "{} builds {} the option",
-                    patch.name,
-                    if microslice { "with" } else { "without" }
-                );
-                let variant = Variant { microslice, lab: false };
-                xen::make_hypervisor(&place, variant, microslice.then_some(&object), &what, &log)
-            })?;
+        let so_far = &patches[..=i];
+        if patches[i].touches_hypervisor() {
+            steps.hypervisor(so_far, Variant { microslice: true, lab: false })?;
+            steps.hypervisor(so_far, Variant { microslice: false, lab: false })?;
         }
-        if patch.touches_tools() {
-            let key = add_sections(Key::new("tools build 1").field(&source), &patches[..=i], for_tools);
-            cache.entry("built", &key, |_| {
-                let place = cache.dir("work/each-tools")?;
-                source::lay(tree, &place)?;
-                xen::make_tools(&place, &format!("{} builds the tools", patch.name), &log)
-            })?;
+        if patches[i].touches_tools() {
+            steps.tools(so_far)?;
         }
     }
     run::output(git(tree).args(["checkout", "--quiet", "series"]))?;
     ui::say("patches: every one builds alone");
     Ok(())
+}
+
+/// Builds of the first patches of a series, whose source lies in `tree`. The cache remembers what has been built.
+struct Steps<'a> {
+    cache: &'a Cache,
+    tree: &'a Path,
+    object: &'a Object,
+    source: String,
+}
+
+impl Steps<'_> {
+    fn hypervisor(&self, patches: &[Patch], variant: Variant) -> Result<()> {
+        let mut key = Key::new("hypervisor builds 1").field(&self.source).field(variant.work());
+        key = add_sections(key, patches, for_hypervisor);
+        let links = patches.iter().any(|p| p.text.contains("MICROSLICE_RS_OBJ"));
+        let object = (variant.microslice && links).then_some(self.object);
+        if let Some(object) = object {
+            key = rustlib::add_to(key, object)?;
+        }
+        self.cache.entry("built", &key, |_| {
+            let _lock = self.cache.lock(variant.work())?;
+            let place = self.cache.dir(variant.work())?;
+            source::lay(self.tree, &place)?;
+            let with = if variant.microslice { "with" } else { "without" };
+            let what = format!("patches: {} builds {with} the option", name_of_last(patches));
+            xen::make_hypervisor(&place, variant, object, &what, &self.cache.log("patches"))
+        })?;
+        Ok(())
+    }
+
+    fn tools(&self, patches: &[Patch]) -> Result<()> {
+        let key = add_sections(Key::new("tools build 1").field(&self.source), patches, for_tools);
+        self.cache.entry("built", &key, |_| {
+            let place = self.cache.dir("work/tools")?;
+            source::lay(self.tree, &place)?;
+            let what = format!("patches: {} builds the tools", name_of_last(patches));
+            xen::make_tools(&place, &what, &self.cache.log("patches"))
+        })?;
+        Ok(())
+    }
+}
+
+fn name_of_last(patches: &[Patch]) -> &str {
+    patches.last().map_or("nothing", |p| p.name.as_str())
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ impl Variant {
         format!("{with}{}", if self.lab { "-lab" } else { "" })
     }
 
+    /// The tree for incremental builds; what differs from the last build there is all that is built.
+    pub fn work(self) -> &'static str {
+        if self.microslice { "work/xen-with" } else { "work/xen-without" }
+    }
+
     /// Lines that the configuration must have in the end.
     fn config(self) -> Vec<&'static str> {
         let option = if self.microslice {
@@ -125,9 +130,9 @@ pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant)
     }
     let dir = cache.entry("hypervisor", &key, |dir| {
         let staged = stage(cache, inputs, &patches)?;
-        let work = format!("work/xen-{}", variant.name());
-        let _lock = cache.lock(&work)?;
-        let tree = cache.dir(&work)?;
+        let work = variant.work();
+        let _lock = cache.lock(work)?;
+        let tree = cache.dir(work)?;
         source::lay(staged.path(), &tree)?;
         let what = format!("xen: building the hypervisor ({})", variant.name());
         let log = cache.log(&format!("xen-{}", variant.name()));
