@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The command line: names, types and help. A value that no host could accept is refused here, with exit code 2.
+
+use crate::units;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Control Xen's microslice scheduler from dom0.
+///
+/// The scheduler runs vCPUs that were preempted in the middle of a critical service of their guest's kernel (a lock
+/// held, an IPI to answer) at once on micro cores, in very short slices. It recognises them by ranges of guest kernel
+/// text, which this command extracts from the kernel image and gives to Xen.
+#[derive(Debug, Parser)]
+#[command(
+    name = "microslice",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  microslice pool list                          which cpupools run the scheduler, and how
+  microslice pool resize 1                      turn one pCPU into a micro core
+  microslice symbols push web /boot/vmlinuz     give guest 'web' the ranges of its kernel
+  microslice stats                              what was yielded, preempted and accelerated, by cause
+
+DOMAIN is a name or an id. Exit codes: 0 done, 1 the operation failed (nothing has changed), 2 wrong usage."
+)]
+pub struct Cli {
+    /// Print JSON instead of tables; see the package's README for the schema
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The groups of commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List and control cpupools: slices and micro cores
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Extract critical ranges from guest kernels, and give them to Xen
+    #[command(subcommand)]
+    Symbols(Symbols),
+    /// List domains; set weight and cap
+    #[command(subcommand)]
+    Domain(Domain),
+    /// Show the counters of pools and domains, by cause and outcome
+    #[command(after_help = "\
+Example:
+  microslice stats web --json | jq '.domains[0].accel_ipi'
+
+Columns of the second table: accelerations granted for an IPI wait, a lock wait, an interrupt; refused because of
+affinity, the domain's limit, or no free micro core; runs and time on micro cores; time on all cores.")]
+    Stats {
+        /// Only this domain, and its cpupool
+        domain: Option<String>,
+    },
+}
+
+/// `pool`.
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// List cpupools
+    List,
+    /// Show one cpupool: pCPUs, slices, micro cores, counters
+    Show {
+        /// Name or id
+        name: String,
+    },
+    /// Set the number of micro cores
+    #[command(after_help = "\
+Micro cores are the highest-numbered pCPUs of the cpupool; at least one pCPU stays normal. Takes effect at once, and
+vCPUs that run on a pCPU whose kind changes go on.
+
+Example:
+  microslice pool resize --pool Pool-0 2")]
+    Resize {
+        /// Name or id; may be left out if one cpupool is under microslice
+        #[arg(long)]
+        pool: Option<String>,
+        /// Micro cores
+        micro_cores: u32,
+    },
+    /// Set the time slices of normal and micro cores
+    #[command(after_help = "\
+A time is a number and us, ms or s. Normal: 1ms to 1s. Micro: 50us to the normal slice. Both change together or not at all.
+
+Example:
+  microslice pool slice --normal 30ms --micro 100us")]
+    Slice(SliceArgs),
+}
+
+/// `pool slice`.
+#[derive(Debug, Args)]
+pub struct SliceArgs {
+    /// Name or id; may be left out if one cpupool is under microslice
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Slice on normal cores
+    #[arg(long, value_name = "TIME", value_parser = units::parse_us, required_unless_present = "micro")]
+    pub normal: Option<u32>,
+    /// Slice on micro cores
+    #[arg(long, value_name = "TIME", value_parser = units::parse_us)]
+    pub micro: Option<u32>,
+}
+
+/// Where to find the catalogue.
+#[derive(Debug, Args)]
+pub struct CatalogArg {
+    /// Catalogue of symbols in YAML; its rows override the built-in ones
+    #[arg(long, value_name = "YAML")]
+    pub catalog: Option<PathBuf>,
+}
+
+/// `symbols`.
+#[derive(Debug, Subcommand)]
+pub enum Symbols {
+    /// Extract the ranges of a kernel and say what was found and what it lacks
+    #[command(after_help = "\
+FILE is a bzImage (vmlinuz), an ELF vmlinux, a System.map or a copy of the guest's /proc/kallsyms, read as root.
+Needs no Xen.
+
+Example:
+  microslice symbols import /boot/vmlinuz-6.1.0-56-amd64 -o debian12.yaml")]
+    Import {
+        /// Kernel image
+        file: PathBuf,
+        #[command(flatten)]
+        catalog: CatalogArg,
+        /// Write the ranges to this file: JSON if it ends in .json, else YAML
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Show the ranges of a kernel image or a range file, one by one
+    Show {
+        /// Kernel image or range file
+        file: PathBuf,
+        #[command(flatten)]
+        catalog: CatalogArg,
+    },
+    /// Give a domain the ranges of its kernel; replaces all it had
+    #[command(after_help = "\
+FILE is what `symbols import` takes or what it wrote. With --slide auto the slide is vCPU 0's MSR_LSTAR less the address
+of entry_SYSCALL_64, so the guest must have booted, and FILE must be of the very kernel it runs: anything else is refused.
+
+Examples:
+  microslice symbols push web /boot/vmlinuz-6.1.0-56-amd64
+  microslice symbols push 3 debian12.yaml --slide 0x1a000000")]
+    Push {
+        /// Name or id
+        domain: String,
+        /// Kernel image or range file
+        file: PathBuf,
+        #[command(flatten)]
+        catalog: CatalogArg,
+        /// How far the guest's kernel is from its link-time addresses: auto, none, or bytes
+        #[arg(long, default_value = "auto", value_parser = Slide::parse, allow_hyphen_values = true)]
+        slide: Slide,
+    },
+    /// Take a domain's ranges away: nothing of it is critical any more
+    Drop {
+        /// Name or id
+        domain: String,
+    },
+}
+
+/// `--slide`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slide {
+    /// From the guest's MSR_LSTAR.
+    Auto,
+    /// By so many bytes.
+    Bytes(i64),
+}
+
+impl Slide {
+    fn parse(text: &str) -> Result<Slide, String> {
+        match text {
+            "auto" => Ok(Slide::Auto),
+            "none" => Ok(Slide::Bytes(0)),
+            other => units::parse_i64(other).map(Slide::Bytes).map_err(|e| format!("{e}, or auto, or none")),
+        }
+    }
+}
+
+/// `domain`.
+#[derive(Debug, Subcommand)]
+pub enum Domain {
+    /// List domains with weight, cap and ranges
+    List,
+    /// Show one domain: share, counters, ranges by class
+    Show {
+        /// Name or id
+        domain: String,
+        /// List the ranges that are in force
+        #[arg(long)]
+        ranges: bool,
+    },
+    /// Set weight and cap
+    #[command(after_help = "\
+Example:
+  microslice domain set web --weight 512 --cap 200")]
+    Set {
+        /// Name or id
+        domain: String,
+        /// A domain of weight 512 gets twice the time of one of weight 256 when they compete
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "cap")]
+        weight: Option<u16>,
+        /// Most that the domain may use, as a percentage of one pCPU; 0: no limit
+        #[arg(long)]
+        cap: Option<u16>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The commands. Each returns all it has to print; none prints.
+
+mod domain;
+mod pool;
+mod slide;
+mod stats;
+mod symbols;
+
+use crate::cli::{Cli, Command};
+
+/// Runs the command line's command.
+pub fn run(cli: &Cli) -> anyhow::Result<String> {
+    match &cli.command {
+        Command::Pool(command) => pool::run(command, cli.json),
+        Command::Symbols(command) => symbols::run(command, cli.json),
+        Command::Domain(command) => domain::run(command, cli.json),
+        Command::Stats { domain } => stats::run(domain.as_deref(), cli.json),
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! `microslice symbols`. Files are read and checked before the hypervisor is opened.
+
+use super::slide::slide;
+use crate::cli;
+use crate::hyper::safe::Xen;
+use crate::hyper::safe::error::Op;
+use crate::hyper::safe::types::Domain;
+use crate::out::{json, table};
+use crate::rangefile::{KernelRanges, catalog};
+use anyhow::Result;
+use microslice_symtab::Report;
+use serde::Serialize;
+use std::path::Path;
+
+/// A kernel's ranges in JSON.
+#[derive(Serialize)]
+struct View<'a> {
+    file: String,
+    kernel: Option<&'a str>,
+    #[serde(rename = "entry_SYSCALL_64")]
+    anchor: Option<String>,
+    report: Option<&'a Report>,
+    ranges: &'a [microslice_symtab::Range],
+}
+
+/// What a push or a drop did, in JSON.
+#[derive(Serialize)]
+struct Done {
+    domid: u32,
+    name: Option<String>,
+    ranges: usize,
+    slide: Option<String>,
+    generation: u64,
+}
+
+/// Runs a command of the group.
+pub fn run(command: &cli::Symbols, as_json: bool) -> Result<String> {
+    match command {
+        cli::Symbols::Import { file, catalog: c, output } => {
+            let kernel = KernelRanges::from_image(file, &catalog(c.catalog.as_deref())?)?;
+            if let Some(path) = output {
+                kernel.write(path)?;
+            }
+            if as_json { view(file, &kernel) } else { Ok(imported(&kernel, output.as_deref())) }
+        }
+        cli::Symbols::Show { file, catalog: c } => {
+            let kernel = KernelRanges::load(file, &catalog(c.catalog.as_deref())?)?;
+            if as_json { view(file, &kernel) } else { Ok(show(&kernel)) }
+        }
+        cli::Symbols::Push { domain, file, catalog: c, slide: wanted } => {
+            let kernel = KernelRanges::load(file, &catalog(c.catalog.as_deref())?)?;
+            let xen = Xen::open()?;
+            let domain = xen.find_domain(domain)?;
+            xen.require_microslice(Op::PushRanges, &domain)?;
+            let slide = slide(&xen, &domain, &kernel, *wanted)?;
+            let ranges = kernel.plain(slide)?;
+            let generation = xen.push_ranges(&domain, &ranges)?;
+            done(&domain, ranges.len(), Some(slide), generation, as_json)
+        }
+        cli::Symbols::Drop { domain } => {
+            let xen = Xen::open()?;
+            let domain = xen.find_domain(domain)?;
+            xen.require_microslice(Op::DropRanges, &domain)?;
+            let generation = xen.drop_ranges(&domain)?;
+            done(&domain, 0, None, generation, as_json)
+        }
+    }
+}
+
+fn view(file: &Path, kernel: &KernelRanges) -> Result<String> {
+    json(&View {
+        file: file.display().to_string(),
+        kernel: kernel.kernel.as_deref(),
+        anchor: kernel.anchor.map(|a| format!("{a:#x}")),
+        report: kernel.report.as_ref(),
+        ranges: &kernel.ranges,
+    })
+}
+
+fn imported(kernel: &KernelRanges, output: Option<&Path>) -> String {
+    let mut text = kernel.report.as_ref().map(Report::to_string).unwrap_or_default();
+    if kernel.anchor.is_none() {
+        text += "entry_SYSCALL_64 is not in the image: pushes will need --slide\n";
+    }
+    if let Some(path) = output {
+        text += &format!("{} ranges written to {}\n", kernel.ranges.len(), path.display());
+    }
+    text
+}
+
+fn show(kernel: &KernelRanges) -> String {
+    let row = |r: &microslice_symtab::Range| {
+        vec![
+            format!("{:#018x}", r.start),
+            format!("{:#018x}", r.end),
+            r.class.name().to_owned(),
+            r.names.join(" "),
+        ]
+    };
+    let rows: Vec<_> = kernel.ranges.iter().map(row).collect();
+    table(&[("Start", 18), ("End", 18), ("Class", 10), ("Symbols", 0)], &rows)
+}
+
+fn done(
+    domain: &Domain,
+    ranges: usize,
+    slide: Option<i64>,
+    generation: u64,
+    as_json: bool,
+) -> Result<String> {
+    let slide = slide.map(|s| format!("{}{:#x}", if s < 0 { "-" } else { "" }, s.unsigned_abs()));
+    if as_json {
+        return json(&Done { domid: domain.id, name: domain.name.clone(), ranges, slide, generation });
+    }
+    let (object, slide) = (domain.object(), slide.map_or_else(String::new, |s| format!(", slide {s}")));
+    Ok(format!("{ranges} ranges in force for{object}{slide}, generation {generation}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hyper::safe::types::Kind;
+
+    #[test]
+    fn a_push_says_what_is_in_force() {
+        let domain = Domain {
+            id: 3,
+            name: Some("web".into()),
+            kind: Kind::Hvm,
+            vcpus: 4,
+            max_vcpus: 4,
+            pool: 0,
+            dying: false,
+        };
+        assert_eq!(
+            done(&domain, 812, Some(0x1a00_0000), 4, false).unwrap(),
+            "812 ranges in force for domain 'web' (id 3), slide 0x1a000000, generation 4\n"
+        );
+        insta::assert_snapshot!(done(&domain, 0, None, 5, true).unwrap(), @r#"
+        {
+          "domid": 3,
+          "name": "web",
+          "ranges": 0,
+          "slide": null,
+          "generation": 5
+        }
+        "#);
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Errors that name the operation, the object and the cause.
+
+use super::errno;
+use std::fmt;
+
+/// What was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Opening the way to the hypervisor.
+    Open,
+    /// Enumerating cpupools.
+    ListPools,
+    /// Enumerating domains.
+    ListDomains,
+    /// Turning a name into a domain or cpupool.
+    LookUp,
+    /// Reading a cpupool's parameters and counters.
+    ReadPool,
+    /// Setting a cpupool's parameters.
+    SetPool,
+    /// Reading a domain's weight and cap.
+    ReadDomain,
+    /// Setting a domain's weight and cap.
+    SetDomain,
+    /// Reading a domain's counters.
+    ReadStats,
+    /// Reading a domain's ranges.
+    ReadRanges,
+    /// Replacing a domain's ranges.
+    PushRanges,
+    /// Dropping a domain's ranges.
+    DropRanges,
+    /// Reading the vCPU state that KASLR's slide is computed from.
+    ReadSlide,
+}
+
+impl Op {
+    /// The operation as a phrase that its object completes.
+    fn phrase(self) -> &'static str {
+        match self {
+            Op::Open => "open the hypervisor",
+            Op::ListPools => "list cpupools",
+            Op::ListDomains => "list domains",
+            Op::LookUp => "find",
+            Op::ReadPool => "read parameters of",
+            Op::SetPool => "set parameters of",
+            Op::ReadDomain => "read weight and cap of",
+            Op::SetDomain => "set weight and cap of",
+            Op::ReadStats => "read counters of",
+            Op::ReadRanges => "read ranges of",
+            Op::PushRanges => "push ranges to",
+            Op::DropRanges => "drop ranges of",
+            Op::ReadSlide => "read KASLR slide of",
+        }
+    }
+}
+
+/// What it was tried on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// The host as a whole.
+    Host,
+    /// A domain; the name is unknown where xenstore has none.
+    Domain(u32, Option<String>),
+    /// A cpupool.
+    Pool(u32, String),
+    /// A domain that was asked for by this text.
+    DomainNamed(String),
+    /// A cpupool that was asked for by this text.
+    PoolNamed(String),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Host => Ok(()),
+            Object::Domain(id, Some(name)) => write!(f, " domain '{name}' (id {id})"),
+            Object::Domain(id, None) => write!(f, " domain id {id}"),
+            Object::Pool(id, name) => write!(f, " cpupool '{name}' (id {id})"),
+            Object::DomainNamed(text) => write!(f, " domain '{text}'"),
+            Object::PoolNamed(text) => write!(f, " cpupool '{text}'"),
+        }
+    }
+}
+
+/// Why it failed.
+#[derive(Debug)]
+pub enum Cause {
+    /// The hypervisor returned this errno.
+    Xen(i32),
+    /// A system call of dom0 returned this errno.
+    System(i32),
+    /// No hypervisor under this kernel.
+    NoXen,
+    /// A Xen host, but the device is missing.
+    NoDevice,
+    /// Not allowed to open the device.
+    NoPrivilege,
+    /// A Xen of another release: its control interface has another version.
+    OtherAbi {
+        /// The running Xen, "4.17".
+        running: String,
+    },
+    /// The object is under another scheduler.
+    OtherScheduler(String),
+    /// Nothing of that name.
+    Unknown,
+    /// xenstore failed.
+    Store(std::io::Error),
+    /// A parameter that cannot be right, refused before any hypercall.
+    Refused(String),
+}
+
+/// One failed operation.
+#[derive(Debug)]
+pub struct Error {
+    /// What was tried.
+    pub op: Op,
+    /// On what.
+    pub object: Object,
+    /// Why it failed.
+    pub cause: Cause,
+}
+
+impl Error {
+    /// An error of the hypervisor's.
+    pub fn xen(op: Op, object: Object, errno: i32) -> Error {
+        Error { op, object, cause: Cause::Xen(errno) }
+    }
+
+    /// A parameter that is refused here.
+    pub fn refused(op: Op, object: Object, why: impl Into<String>) -> Error {
+        Error { op, object, cause: Cause::Refused(why.into()) }
+    }
+}
+
+/// The Xen release whose headers this binary was built from.
+pub const BUILT_FOR: &str = env!("MICROSLICE_XEN_VERSION");
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}: ", self.op.phrase(), self.object)?;
+        match &self.cause {
+            Cause::Xen(e) => write!(f, "Xen refused with {}: {}", errno::name(*e), errno::meaning(self.op, *e)),
+            Cause::System(e) => write!(f, "{}: {}", errno::name(*e), std::io::Error::from_raw_os_error(*e)),
+            Cause::NoXen => f.write_str("no Xen here: this kernel does not run on the Xen hypervisor (no /dev/xen/privcmd)"),
+            Cause::NoDevice => f.write_str(
+                "/dev/xen/privcmd is missing: run in dom0, with the module xen-privcmd loaded (`modprobe xen-privcmd`)",
+            ),
+            Cause::NoPrivilege => f.write_str("no privilege to open /dev/xen/privcmd: run as root in dom0"),
+            Cause::OtherAbi { running } => write!(
+                f,
+                "Xen refused with EACCES: this microslice was built for the control interface of Xen {BUILT_FOR}, \
+                 and Xen {running} is running; install the microslice built from that Xen's tree"
+            ),
+            Cause::OtherScheduler(name) => write!(
+                f,
+                "it is under scheduler '{name}', not 'microslice': boot Xen with sched=microslice, or make a cpupool \
+                 with `xl cpupool-create` and sched=\"microslice\" and move it there"
+            ),
+            Cause::Unknown => match self.object {
+                Object::PoolNamed(_) => f.write_str("no such cpupool; `microslice pool list` shows them"),
+                _ => f.write_str("no such domain; `microslice domain list` shows them"),
+            },
+            Cause::Store(e) => write!(f, "xenstore: {e} (is xenstored running?)"),
+            Cause::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn web() -> Object {
+        Object::Domain(3, Some("web".into()))
+    }
+
+    #[test]
+    fn names_operation_object_and_cause() {
+        let cases = [
+            (
+                Error::xen(Op::PushRanges, web(), errno::E2BIG),
+                "push ranges to domain 'web' (id 3): Xen refused with E2BIG: more ranges than a domain may have",
+            ),
+            (
+                Error::xen(Op::SetPool, Object::Pool(0, "Pool-0".into()), 28),
+                "set parameters of cpupool 'Pool-0' (id 0): Xen refused with ENOSPC: no space left on device",
+            ),
+            (
+                Error { op: Op::LookUp, object: Object::DomainNamed("wbe".into()), cause: Cause::Unknown },
+                "find domain 'wbe': no such domain; `microslice domain list` shows them",
+            ),
+            (
+                Error { op: Op::LookUp, object: Object::PoolNamed("p".into()), cause: Cause::Unknown },
+                "find cpupool 'p': no such cpupool; `microslice pool list` shows them",
+            ),
+            (
+                Error { op: Op::Open, object: Object::Host, cause: Cause::NoPrivilege },
+                "open the hypervisor: no privilege to open /dev/xen/privcmd: run as root in dom0",
+            ),
+        ];
+        for (error, text) in cases {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn another_abi_is_its_own_error() {
+        let cause = Cause::OtherAbi { running: "4.17".into() };
+        let text = Error { op: Op::ListPools, object: Object::Host, cause }.to_string();
+        assert!(
+            text.contains("EACCES") && text.contains("Xen 4.17 is running") && text.contains(BUILT_FOR),
+            "{text}"
+        );
+    }
+}

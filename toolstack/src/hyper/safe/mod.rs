@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The hypervisor and xenstore as types. Owns all `unsafe` of this package; refuses parameters that cannot be right
+//! before any hypercall. Every write is one hypercall that Xen applies as a whole or not at all.
+
+mod call;
+mod ctrl;
+pub mod errno;
+pub mod error;
+mod names;
+mod ranges;
+pub use ranges::check as check_ranges;
+pub mod types;
+
+use crate::hyper::raw;
+use call::{Call, DomctlUnion, Errno, Silence};
+use ctrl::{Ctrl, RawPool, bits};
+use error::{BUILT_FOR, Cause, Error, Object, Op};
+use names::Names;
+use types::{Domain, MICROSLICE, Pool, Schedule, Share, Stats};
+
+/// Most ranges that a domain may have.
+pub const MAX_RANGES: usize = raw::XEN_DOMCTL_MICROSLICE_MAX_RANGES as usize;
+
+/// The way to the hypervisor. Fields are dropped in this order: the handles before the logger they use.
+pub struct Xen {
+    call: Call,
+    ctrl: Ctrl,
+    names: Names,
+    _logger: Silence,
+}
+
+impl Xen {
+    /// Opens it, or says what this machine or this user lacks.
+    pub fn open() -> Result<Xen, Error> {
+        let fail = |cause| Error { op: Op::Open, object: Object::Host, cause };
+        probe_device().map_err(fail)?;
+        let logger = Silence::new().map_err(|e| fail(Cause::System(e)))?;
+        let call = Call::open(&logger).map_err(|e| fail(Cause::System(e)))?;
+        let ctrl = Ctrl::open(&logger).map_err(|e| fail(Cause::System(e)))?;
+        Ok(Xen { call, ctrl, names: Names::default(), _logger: logger })
+    }
+
+    /// Names the object of an errno. EACCES from a Xen of another release is its interface version.
+    fn fail(&self, op: Op, object: Object, errno: Errno) -> Error {
+        let running = if errno == errno::EACCES { self.ctrl.version().ok() } else { None };
+        match running {
+            Some(running) if running != BUILT_FOR => Error { op, object, cause: Cause::OtherAbi { running } },
+            _ => Error::xen(op, object, errno),
+        }
+    }
+
+    /// All cpupools; of those under microslice with parameters and counters.
+    pub fn pools(&self) -> Result<Vec<Pool>, Error> {
+        let mut pools = Vec::new();
+        let mut from = 0;
+        let fail = |e| self.fail(Op::ListPools, Object::Host, e);
+        while let Some(raw) = self.ctrl.pool_from(from).map_err(fail)? {
+            let next = raw.id.checked_add(1);
+            pools.push(self.pool(raw)?);
+            let Some(next) = next else { break };
+            from = next;
+        }
+        Ok(pools)
+    }
+
+    fn pool(&self, raw: RawPool) -> Result<Pool, Error> {
+        let name = self.names.pool(raw.id).ok().flatten();
+        let name = name.unwrap_or_else(|| format!("Pool-{}", raw.id));
+        let schedule = if raw.scheduler == MICROSLICE {
+            Some(self.schedule(&Object::Pool(raw.id, name.clone()), raw.id)?)
+        } else {
+            None
+        };
+        Ok(Pool {
+            id: raw.id,
+            name,
+            scheduler: raw.scheduler,
+            cpus: raw.cpus,
+            domains: raw.domains,
+            schedule,
+        })
+    }
+
+    /// The cpupool of that name or number.
+    pub fn find_pool(&self, text: &str) -> Result<Pool, Error> {
+        let pools = self.pools()?;
+        let by_name = pools.iter().find(|p| p.name == text);
+        let found = by_name.or_else(|| pools.iter().find(|p| text.parse() == Ok(p.id)));
+        let unknown =
+            || Error { op: Op::LookUp, object: Object::PoolNamed(text.into()), cause: Cause::Unknown };
+        found.cloned().ok_or_else(unknown)
+    }
+
+    fn schedule(&self, object: &Object, id: u32) -> Result<Schedule, Error> {
+        let fail = |e| self.fail(Op::ReadPool, object.clone(), e);
+        let bytes = self.ctrl.cpumap_size().map_err(fail)?;
+        let mut map = self.call.buffer::<u8>(bytes).map_err(fail)?;
+        let mut schedule = raw::xen_sysctl_microslice_schedule::default();
+        schedule.micro_cpus.bitmap.p = map.handle();
+        schedule.micro_cpus.nr_bits = u32::try_from(bytes * 8).unwrap_or(u32::MAX);
+        self.call.sysctl(id, raw::XEN_SYSCTL_SCHEDOP_getinfo, &mut schedule).map_err(fail)?;
+        Ok(Schedule {
+            slice_us: schedule.slice_us,
+            micro_slice_us: schedule.micro_slice_us,
+            ratelimit_us: schedule.ratelimit_us,
+            nr_micro: schedule.nr_micro,
+            nr_cpus: schedule.nr_cpus,
+            micro_cpus: bits(map.as_mut_slice()),
+            micro_runs: schedule.micro_runs,
+            micro_ns: schedule.micro_ns,
+            micro_stay_max_ns: schedule.micro_stay_max_ns,
+            rejected: schedule.rejected,
+        })
+    }
+
+    /// Applies the four parameters of `wanted` to `pool` as a whole, and reads the result back.
+    pub fn set_pool(&self, pool: &Pool, wanted: &Schedule) -> Result<Pool, Error> {
+        let object = Object::Pool(pool.id, pool.name.clone());
+        check_schedule(wanted).map_err(|why| Error::refused(Op::SetPool, object.clone(), why))?;
+        let mut schedule = raw::xen_sysctl_microslice_schedule {
+            slice_us: wanted.slice_us,
+            micro_slice_us: wanted.micro_slice_us,
+            ratelimit_us: wanted.ratelimit_us,
+            nr_micro: wanted.nr_micro,
+            ..Default::default()
+        };
+        let set = self.call.sysctl(pool.id, raw::XEN_SYSCTL_SCHEDOP_putinfo, &mut schedule);
+        set.map_err(|e| self.fail(Op::SetPool, object.clone(), e))?;
+        Ok(Pool { schedule: Some(self.schedule(&object, pool.id)?), ..pool.clone() })
+    }
+
+    /// All domains, with their names where xenstore has them.
+    pub fn domains(&self) -> Result<Vec<Domain>, Error> {
+        let mut domains = self.ctrl.domains().map_err(|e| self.fail(Op::ListDomains, Object::Host, e))?;
+        for domain in &mut domains {
+            domain.name = self.names.domain(domain.id).ok().flatten();
+        }
+        Ok(domains)
+    }
+
+    /// The domain of that number or name. Like `xl`, a number is never taken for a name.
+    pub fn find_domain(&self, text: &str) -> Result<Domain, Error> {
+        let fail = |cause| Error { op: Op::LookUp, object: Object::DomainNamed(text.into()), cause };
+        let domains = self.domains()?;
+        let by_id = text.parse::<u32>().ok();
+        let found = domains.iter().find(|d| by_id.map_or(d.name.as_deref() == Some(text), |id| d.id == id));
+        match found {
+            Some(domain) => Ok(domain.clone()),
+            // Without xenstore nothing has a name: that, not the name, is the cause.
+            None if by_id.is_none() => match self.names.domain(0) {
+                Err(e) => Err(fail(Cause::Store(e))),
+                Ok(_) => Err(fail(Cause::Unknown)),
+            },
+            None => Err(fail(Cause::Unknown)),
+        }
+    }
+
+    /// Fails unless the domain's cpupool is under microslice.
+    pub fn require_microslice(&self, op: Op, domain: &Domain) -> Result<(), Error> {
+        let pool = self.ctrl.pool_from(domain.pool).map_err(|e| self.fail(op, domain.object(), e))?;
+        match pool.filter(|p| p.id == domain.pool) {
+            Some(pool) if pool.scheduler != MICROSLICE => {
+                Err(Error { op, object: domain.object(), cause: Cause::OtherScheduler(pool.scheduler) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn domctl(&self, op: Op, domain: &Domain, cmd: u32, u: &mut DomctlUnion) -> Result<(), Error> {
+        self.call.domctl(domain.id, cmd, u).map_err(|e| self.fail(op, domain.object(), e))
+    }
+
+    /// A domain's weight and cap.
+    pub fn share(&self, domain: &Domain) -> Result<Share, Error> {
+        let mut u = DomctlUnion { microslice: raw::xen_domctl_sched_microslice::default() };
+        self.domctl(Op::ReadDomain, domain, raw::XEN_DOMCTL_SCHEDOP_getinfo, &mut u)?;
+        // SAFETY: the member this sub-command returns; any bits are valid.
+        let raw = unsafe { u.microslice };
+        Ok(Share { weight: raw.weight, cap: raw.cap })
+    }
+
+    /// Sets both.
+    pub fn set_share(&self, domain: &Domain, share: Share) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::refused(Op::SetDomain, domain.object(), why));
+        if share.weight == 0 {
+            return refuse("weight 0: expected 1 to 65535".into());
+        }
+        let most = domain.max_vcpus.saturating_mul(100);
+        if u32::from(share.cap) > most {
+            return refuse(format!(
+                "cap {}: expected 0 to {most} for its {} vCPUs",
+                share.cap, domain.max_vcpus
+            ));
+        }
+        let mut u = DomctlUnion {
+            microslice: raw::xen_domctl_sched_microslice { weight: share.weight, cap: share.cap },
+        };
+        self.domctl(Op::SetDomain, domain, raw::XEN_DOMCTL_SCHEDOP_putinfo, &mut u)
+    }
+
+    /// A domain's counters.
+    pub fn stats(&self, domain: &Domain) -> Result<Stats, Error> {
+        let fail = |e| self.fail(Op::ReadStats, domain.object(), e);
+        let mut stats = self.call.buffer::<raw::xen_domctl_microslice_stats>(1).map_err(fail)?;
+        let mut u = DomctlUnion { microslice_stats: raw::xen_domctl_sched_microslice_getstats::default() };
+        u.microslice_stats.stats.p = stats.handle();
+        self.domctl(Op::ReadStats, domain, raw::XEN_DOMCTL_SCHEDOP_getstats, &mut u)?;
+        Ok(Stats::from(&*stats.first()))
+    }
+
+    /// Where vCPU 0 of the domain takes system calls; 0 if its kernel has not said so yet.
+    pub fn lstar(&self, domain: &Domain) -> Result<u64, Error> {
+        self.ctrl.lstar(domain.id, 0).map_err(|e| self.fail(Op::ReadSlide, domain.object(), e))
+    }
+}
+
+impl Domain {
+    /// For errors about it.
+    pub fn object(&self) -> Object {
+        Object::Domain(self.id, self.name.clone())
+    }
+}
+
+/// What can be known without the cpupool; Xen checks all of it again.
+fn check_schedule(wanted: &Schedule) -> Result<(), String> {
+    let (min, max) = (raw::XEN_SYSCTL_MICROSLICE_SLICE_MIN_US, raw::XEN_SYSCTL_MICROSLICE_SLICE_MAX_US);
+    if !(min..=max).contains(&wanted.slice_us) {
+        return Err(format!("normal slice {} us: expected {min} us to {max} us", wanted.slice_us));
+    }
+    let min = raw::XEN_SYSCTL_MICROSLICE_MICRO_MIN_US;
+    if !(min..=wanted.slice_us).contains(&wanted.micro_slice_us) {
+        let (micro, max) = (wanted.micro_slice_us, wanted.slice_us);
+        return Err(format!("micro slice {micro} us: expected {min} us to the normal slice, {max} us"));
+    }
+    if wanted.nr_micro >= wanted.nr_cpus {
+        let (n, cpus) = (wanted.nr_micro, wanted.nr_cpus);
+        return Err(format!("{n} micro cores of {cpus} pCPUs: at least one must stay normal"));
+    }
+    Ok(())
+}
+
+/// The libraries would report ENOENT for all of these alike.
+fn probe_device() -> Result<(), Cause> {
+    let errno = |e: std::io::Error| e.raw_os_error().unwrap_or(0);
+    let open = |path: &str| std::fs::OpenOptions::new().read(true).write(true).open(path).map_err(errno);
+    let device = open("/dev/xen/privcmd");
+    match device.or_else(|e| if e == errno::ENOENT { open("/proc/xen/privcmd") } else { Err(e) }) {
+        Ok(_) => Ok(()),
+        Err(errno::ENOENT) => {
+            let on_xen = std::fs::read_to_string("/sys/hypervisor/type").is_ok_and(|t| t.trim() == "xen");
+            Err(if on_xen { Cause::NoDevice } else { Cause::NoXen })
+        }
+        Err(errno::EACCES | errno::EPERM) => Err(Cause::NoPrivilege),
+        Err(e) => Err(Cause::System(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(slice_us: u32, micro_slice_us: u32, nr_micro: u32) -> Schedule {
+        Schedule {
+            slice_us,
+            micro_slice_us,
+            ratelimit_us: 1000,
+            nr_micro,
+            nr_cpus: 5,
+            micro_cpus: Vec::new(),
+            micro_runs: 0,
+            micro_ns: 0,
+            micro_stay_max_ns: 0,
+            rejected: 0,
+        }
+    }
+
+    #[test]
+    fn schedules_outside_the_interface_are_refused_with_its_limits() {
+        assert_eq!(check_schedule(&schedule(30_000, 100, 4)), Ok(()));
+        let refused = [
+            (schedule(999, 100, 0), "normal slice 999 us: expected 1000 us to 1000000 us"),
+            (schedule(30_000, 49, 0), "micro slice 49 us: expected 50 us to the normal slice, 30000 us"),
+            (schedule(1_000, 1_001, 0), "micro slice 1001 us: expected 50 us to the normal slice, 1000 us"),
+            (schedule(30_000, 100, 5), "5 micro cores of 5 pCPUs: at least one must stay normal"),
+        ];
+        for (wanted, why) in refused {
+            assert_eq!(check_schedule(&wanted), Err(why.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The binary as its user meets it, on a machine without Xen: usage, bad input, and who is told what. What hypercalls
+//! do on real Xen is tested in the lab.
+
+use assert_cmd::Command;
+use std::path::{Path, PathBuf};
+use std::{fs, str};
+
+fn microslice(args: &[&str]) -> (i32, String, String) {
+    let output = Command::cargo_bin("microslice").unwrap().args(args).output().unwrap();
+    let text = |bytes: &[u8]| str::from_utf8(bytes).unwrap().to_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Runs a command that must fail with exit code 1, print nothing but one line of error, and returns that line.
+fn fails(args: &[&str]) -> String {
+    let (code, out, err) = microslice(args);
+    assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
+    assert!(
+        err.starts_with("microslice: ") && err.ends_with('\n') && err.lines().count() == 1,
+        "{args:?}: {err}"
+    );
+    err.trim_end().to_owned()
+}
+
+fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> String {
+    let path: PathBuf = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A small System.map with symbols of several classes.
+fn system_map() -> String {
+    "ffffffff81000000 T _stext\n\
+     ffffffff81001000 T native_queued_spin_lock_slowpath\n\
+     ffffffff81001400 T something_else\n\
+     ffffffff81002000 T smp_call_function_many_cond\n\
+     ffffffff81002800 T another\n\
+     ffffffff81a00080 T entry_SYSCALL_64\n\
+     ffffffff81a00200 T after\n\
+     ffffffff82000000 T _etext\n"
+        .to_owned()
+}
+
+fn on_xen() -> bool {
+    Path::new("/dev/xen/privcmd").exists() || Path::new("/proc/xen/privcmd").exists()
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
+    let cases: [(&[&str], &str); 12] = [
+        (&[], "Usage: microslice"),
+        (&["pool"], "Usage: microslice pool"),
+        (&["poll"], "unrecognized subcommand 'poll'"),
+        (&["pool", "resize"], "<MICRO_CORES>"),
+        (&["pool", "resize", "many"], "invalid value 'many'"),
+        (&["pool", "slice"], "--normal <TIME>"),
+        (&["pool", "slice", "--micro", "100"], "'100' is not a time"),
+        (&["domain", "set", "web"], "--weight <WEIGHT>"),
+        (&["domain", "set", "web", "--weight", "0"], "0 is not in 1..=65535"),
+        (&["domain", "set", "web", "--cap", "70000"], "70000 is not in 0..=65535"),
+        (&["symbols", "push", "web"], "<FILE>"),
+        (&["symbols", "push", "web", "f", "--slide", "far"], "'far' is not a number"),
+    ];
+    for (args, expected) in cases {
+        let (code, out, err) = microslice(args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert!(err.contains(expected), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn help_teaches_with_examples() {
+    for args in [
+        &["--help"][..],
+        &["pool", "resize", "--help"],
+        &["pool", "slice", "--help"],
+        &["symbols", "import", "--help"],
+        &["symbols", "push", "--help"],
+        &["domain", "set", "--help"],
+        &["stats", "--help"],
+    ] {
+        let (code, out, err) = microslice(args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        assert!(out.contains("Example") && out.contains("\n  microslice "), "{args:?}: {out}");
+    }
+}
+
+#[test]
+fn without_xen_every_command_that_needs_it_says_so() {
+    if on_xen() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let map = write(dir.path(), "System.map", system_map());
+    for args in [
+        &["pool", "list"][..],
+        &["pool", "show", "Pool-0"],
+        &["pool", "resize", "1"],
+        &["pool", "slice", "--micro", "100us"],
+        &["symbols", "push", "web", map.as_str()],
+        &["symbols", "drop", "web"],
+        &["domain", "list"],
+        &["domain", "show", "web"],
+        &["domain", "set", "web", "--weight", "512"],
+        &["stats", "--json"],
+    ] {
+        let error = fails(args);
+        assert_eq!(
+            error,
+            "microslice: open the hypervisor: no Xen here: this kernel does not run on the Xen hypervisor \
+             (no /dev/xen/privcmd)",
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_a_kernel_is_refused_before_xen_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = [
+        (write(dir.path(), "text", "hello\nworld\n"), "not a kernel image"),
+        (write(dir.path(), "nothing", ""), "empty file"),
+        (
+            write(dir.path(), "cut-elf", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0"),
+            "truncated or damaged ELF",
+        ),
+        (dir.path().join("absent").to_str().unwrap().to_owned(), "No such file or directory"),
+    ];
+    for (file, why) in &cases {
+        for args in
+            [&["symbols", "import", file][..], &["symbols", "show", file], &["symbols", "push", "web", file]]
+        {
+            let error = fails(args);
+            assert!(error.contains(file.as_str()) && error.contains(why), "{args:?}: {error}");
+            assert_eq!(error.matches(why).count(), 1, "the cause is said once: {error}");
+        }
+    }
+}
+
+#[test]
+fn bad_range_files_are_refused_with_the_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, ranges: &[(u64, u64)]| {
+        let mut text = "# made by hand\nmicroslice-ranges: 1\nranges:\n".to_owned();
+        for (start, end) in ranges {
+            text += &format!("- {{start: '{start:#x}', end: '{end:#x}', class: irq, names: []}}\n");
+        }
+        write(dir.path(), name, text)
+    };
+    let many: Vec<(u64, u64)> = (0..4097).map(|i| (i * 16, i * 16 + 8)).collect();
+    let cases = [
+        (
+            file("unsorted.yaml", &[(0x20, 0x30), (0x10, 0x18)]),
+            "range 2 (0x10) comes after range 1 (0x20): not sorted",
+        ),
+        (file("overlap.yaml", &[(0x10, 0x30), (0x20, 0x38)]), "range 2 (0x20) overlaps range 1 (to 0x30)"),
+        (file("empty.yaml", &[(0x10, 0x10)]), "range 1 (0x10 to 0x10) is empty"),
+        (file("many.yaml", &many), "4097 ranges: a domain may have 4096"),
+        (
+            write(dir.path(), "cut.json", "{\"microslice-ranges\": 1, \"ranges\": [{\"start\""),
+            "EOF while parsing",
+        ),
+        (
+            write(dir.path(), "key.yaml", "microslice-ranges: 1\nranges: []\ncolour: red\n"),
+            "unknown field `colour`",
+        ),
+    ];
+    for (path, why) in &cases {
+        for args in [&["symbols", "show", path][..], &["symbols", "push", "0", path, "--slide", "none"]] {
+            let error = fails(args);
+            assert!(error.contains(path.as_str()) && error.contains(why), "{args:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn import_writes_what_show_and_push_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = write(dir.path(), "System.map", system_map());
+    for name in ["ranges.yaml", "ranges.json"] {
+        let output = dir.path().join(name).to_str().unwrap().to_owned();
+        let (code, out, err) = microslice(&["symbols", "import", &map, "-o", &output]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.ends_with(&format!("2 ranges written to {output}\n")), "{out}");
+        let (code, shown, _) = microslice(&["symbols", "show", &output]);
+        assert_eq!(code, 0);
+        assert_eq!(
+            shown,
+            "Start                             End      Class Symbols\n\
+             0xffffffff81001000 0xffffffff81001400  lock-wait native_queued_spin_lock_slowpath\n\
+             0xffffffff81002000 0xffffffff81002800   ipi-wait smp_call_function_many_cond\n"
+        );
+        assert_eq!(microslice(&["symbols", "show", &map]).1, shown);
+    }
+    let (code, out, _) = microslice(&["symbols", "import", &map, "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, 0);
+    assert_eq!(value["entry_SYSCALL_64"], "0xffffffff81a00080");
+    assert_eq!(value["ranges"][0]["class"], "lock-wait");
+    assert_eq!(value["report"]["ranges"], 2);
+}
+
+#[test]
+fn a_failed_import_leaves_the_old_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = write(dir.path(), "ranges.yaml", "old");
+    let bad = write(dir.path(), "bad", "not a kernel\n");
+    fails(&["symbols", "import", &bad, "-o", &old]);
+    assert_eq!(fs::read_to_string(&old).unwrap(), "old");
+    let map = write(dir.path(), "System.map", system_map());
+    let nowhere = dir.path().join("no/such/dir.yaml").to_str().unwrap().to_owned();
+    let error = fails(&["symbols", "import", &map, "-o", &nowhere]);
+    assert!(error.starts_with(&format!("microslice: write {nowhere}: No such file")), "{error}");
+}
+
+#[test]
+fn a_bad_catalogue_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = write(dir.path(), "System.map", system_map());
+    let catalogue = write(dir.path(), "catalogue.yaml", "spin_lock: {class: no-such-class}\n");
+    let error = fails(&["symbols", "import", &map, "--catalog", &catalogue]);
+    assert!(error.contains("catalogue.yaml"), "{error}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    use std::process::{Command as Process, Stdio};
+    let binary = assert_cmd::cargo::cargo_bin("microslice");
+    let dir = tempfile::tempdir().unwrap();
+    let ranges: String = (0..4000u64)
+        .map(|i| {
+            format!(
+                "- {{start: '{:#x}', end: '{:#x}', class: irq, names: [s{i}]}}\n",
+                i * 16 + 16,
+                i * 16 + 24
+            )
+        })
+        .collect();
+    let file = write(dir.path(), "many.yaml", format!("microslice-ranges: 1\nranges:\n{ranges}"));
+    let mut child = Process::new(binary)
+        .args(["symbols", "show", &file])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
