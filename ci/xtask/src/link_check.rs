@@ -5,10 +5,11 @@
 //! x87 instructions (the guest's registers are live); indirect calls and jumps (Xen's C has retpolines and its own
 //! rules for them); writable data (all state belongs to the caller); names that Xen's symbol table cannot hold.
 //!
-//! The crate's panic handler calls an undefined symbol, so that a panic path shows even where names are hashed.
+//! Names are hashed and small functions inlined, so a panic path is also known by what the handler does: it spins in
+//! PAUSE for ever. Nothing else in the library waits, so PAUSE or a jump to itself means that a panic can be reached.
 
 use anyhow::{Context, Result, bail};
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use object::elf;
 use object::read::elf::ElfFile64;
 use object::{Architecture, Object, ObjectKind, ObjectSection, ObjectSymbol, RelocationFlags, SectionKind};
@@ -181,6 +182,10 @@ fn check_code(name: &str, code: &[u8], figures: &mut Figures, faults: &mut Vec<S
             FlowControl::IndirectBranch => faults.push(format!("indirect jump at {at}")),
             _ => {}
         }
+        let to_itself = instruction.is_jmp_short_or_near() && instruction.near_branch_target() == instruction.ip();
+        if instruction.mnemonic() == Mnemonic::Pause || to_itself {
+            faults.push(format!("panic path: the panic handler's endless loop at {at}"));
+        }
         if uses_vector_or_float(&instruction) {
             faults.push(format!("SSE, MMX or x87 instruction ({:?}) at {at}", instruction.mnemonic()));
         }
@@ -259,6 +264,8 @@ mod tests {
     #[test]
     fn panic_paths_and_long_names_are_refused() {
         refused(&with_code("_RNvNtCs1_4core9panicking5panic", &[0xc3]), "panic path");
+        refused(&with_code("f", &[0xf3, 0x90, 0xeb, 0xfc]), "panic path");
+        refused(&with_code("f", &[0xeb, 0xfe]), "panic path");
         refused(&with_code(&"a".repeat(128), &[0xc3]), "128 characters");
         assert!(check(&with_code(&"a".repeat(127), &[0xc3])).is_ok());
     }
