@@ -28,7 +28,7 @@ fn layouts_are_those_of_4_20() {
     assert_eq!((size_of::<xen_domctl_scheduler_op>(), size_of::<xen_sysctl_scheduler_op>()), (32, 88));
     assert_eq!((offset_of!(xen_domctl_scheduler_op, u), offset_of!(xen_sysctl_scheduler_op, u)), (8, 16));
     assert_eq!(
-        (size_of::<xen_domctl_microslice_range>(), offset_of!(xen_domctl_microslice_range, class)),
+        (size_of::<xen_domctl_microslice_range>(), offset_of!(xen_domctl_microslice_range, service)),
         (24, 16)
     );
     let (ranges, generation) = (

@@ -27,7 +27,7 @@ impl Xen {
             *to = raw::xen_domctl_microslice_range {
                 start: from.start,
                 end: from.end,
-                class: from.class,
+                service: from.class,
                 pad: 0,
             };
         }
@@ -50,7 +50,7 @@ impl Xen {
         // SAFETY: the member this sub-command returns; any bits are valid.
         let nr = unsafe { u.microslice_ranges.nr } as usize;
         let entries = buffer.as_mut_slice().iter().take(nr);
-        Ok(entries.map(|r| Range { start: r.start, end: r.end, class: r.class }).collect())
+        Ok(entries.map(|r| Range { start: r.start, end: r.end, class: r.service }).collect())
     }
 }
 
