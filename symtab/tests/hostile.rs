@@ -38,8 +38,14 @@ fn check(data: &[u8]) {
     assert!(!ranges.report().to_string().is_empty());
 }
 
+/// 512 cases; PROPTEST_CASES asks for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(512), failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn random_bytes(data in prop::collection::vec(any::<u8>(), 0..4096), magic in 0..6_usize) {
@@ -90,7 +96,7 @@ fn a_maze_of_names_ends_soon() {
     maze.extend(&tables[token_table..]);
     let start = std::time::Instant::now();
     assert!(KernelImage::from_bytes(&maze).is_err());
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 300, "{:?}", start.elapsed());
 }
 
 /// Decoys of token tables, each followed by a search of its own.
@@ -104,5 +110,5 @@ fn many_token_tables_end_soon() {
     }
     let start = std::time::Instant::now();
     assert!(KernelImage::from_bytes(&decoys).is_err());
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 300, "{:?}", start.elapsed());
 }
