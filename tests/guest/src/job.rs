@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The job of a guest, from its kernel command line.
 //!
-//! `ms.jobs=NAME:key=value:...[/NAME:...]` in order, and `ms.end=idle|poweroff`. Example:
+//! `ms.jobs=NAME:key=value:...[/NAME:...]` in order, after `ms.wait_ms=N` (default 0); then `ms.end=idle|poweroff`. Example:
 //! `ms.jobs=shootdown:secs=15:warm_ms=900/mprotect:iters=2000 ms.end=idle`. Kernels leave parameters
 //! with a dot alone. Unknown names, keys and values are refused, not skipped; `ms.seed` may always stand
 //! there: it also tells otherwise equal runs apart.
@@ -60,6 +60,8 @@ pub enum Job {
 pub struct Order {
     /// In order.
     pub jobs: Vec<Job>,
+    /// Milliseconds of sleep before calibration, in which the machine around the guest may be set up.
+    pub wait_ms: u64,
     /// Afterwards.
     pub end: End,
     /// Seed of everything random in the guest.
@@ -81,7 +83,7 @@ impl std::error::Error for JobError {}
 impl Order {
     /// Reads the order from the words of a command line.
     pub fn parse(command_line: &str) -> Result<Order, JobError> {
-        let mut order = Order { jobs: Vec::new(), end: End::PowerOff, seed: 1 };
+        let mut order = Order { jobs: Vec::new(), wait_ms: 0, end: End::PowerOff, seed: 1 };
         for word in command_line.split_whitespace() {
             let Some((key, value)) = word.strip_prefix("ms.").and_then(|rest| rest.split_once('=')) else {
                 continue;
@@ -89,6 +91,7 @@ impl Order {
             match key {
                 "jobs" => order.jobs = value.split('/').map(parse_job).collect::<Result<_, _>>()?,
                 "end" => order.end = parse_end(value)?,
+                "wait_ms" => order.wait_ms = number(key, value)?,
                 "seed" => order.seed = number(key, value)?,
                 _ => return Err(JobError(format!("parse command line: ms.{key}: unknown parameter"))),
             }
@@ -182,10 +185,10 @@ mod tests {
     #[test]
     fn a_full_order() {
         let order = Order::parse(
-            "console=hvc0 quiet ms.seed=7 ms.jobs=shootdown:secs=1.5:warm_ms=20/mprotect:iters=9/hog:burst_ms=1-2 ms.end=idle",
+            "console=hvc0 quiet ms.seed=7 ms.wait_ms=5 ms.jobs=shootdown:secs=1.5:warm_ms=20/mprotect:iters=9/hog:burst_ms=1-2 ms.end=idle",
         )
         .unwrap();
-        assert_eq!(order.seed, 7);
+        assert_eq!((order.seed, order.wait_ms), (7, 5));
         assert_eq!(order.end, End::Idle);
         assert_eq!(order.jobs[0], Job::Shootdown { secs: 1.5, warm_ms: 20 });
         assert_eq!(order.jobs[1], Job::Mprotect { iters: 9 });

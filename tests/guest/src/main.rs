@@ -44,6 +44,8 @@ fn prepare() -> Result<()> {
 
 fn run(text: &str) -> Result<End> {
     let order = Order::parse(text).map_err(std::io::Error::other)?;
+    report(&Event::Booted { t_ns: sys::shared_ns() });
+    std::thread::sleep(std::time::Duration::from_millis(order.wait_ms));
     let (vcpus, work_per_ms) = (sys::cpus(), work::calibrate());
     report(&Event::Ready { t_ns: sys::shared_ns(), vcpus, work_per_ms });
     let guest = Guest { vcpus, seed: order.seed, work_per_ms, report: &report };

@@ -15,7 +15,12 @@ pub const MARK: &str = "@guest ";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ev", rename_all = "snake_case")]
 pub enum Event {
-    /// Booted and calibrated; the first job starts now.
+    /// Booted; nothing happens for the order's `ms.wait_ms`.
+    Booted {
+        /// Time of the report.
+        t_ns: u64,
+    },
+    /// Calibrated; the first job starts now.
     Ready {
         /// Time of the report.
         t_ns: u64,

@@ -42,20 +42,21 @@ pub fn total(counters: &[Counter]) -> u64 {
     counters.iter().map(Counter::get).sum()
 }
 
-/// Work units a millisecond on an undisturbed CPU: the best of a few windows of about 4 ms.
+/// Work units between two looks at the clock while calibrating: a few milliseconds.
+const BATCH: u64 = 100;
+
+/// Work units a millisecond on an undisturbed CPU: the best of a few batches. The clock is read once a
+/// batch, since a workload reads it about as seldom.
 pub fn calibrate() -> f64 {
-    let mut best: f64 = 0.0;
-    for _ in 0..8 {
-        let (start, mut units, mut state) = (sys::monotonic_ns(), 0u64, 1u64);
-        let mut elapsed = 0;
-        while elapsed < 4_000_000 {
+    let (mut best, mut state): (f64, u64) = (0.0, 1);
+    for _ in 0..10 {
+        let start = sys::monotonic_ns();
+        for _ in 0..BATCH {
             state = unit(state);
-            units += 1;
-            elapsed = sys::monotonic_ns() - start;
         }
-        black_box(state);
-        best = best.max(units as f64 * 1e6 / elapsed as f64);
+        best = best.max(BATCH as f64 * 1e6 / (sys::monotonic_ns() - start).max(1) as f64);
     }
+    black_box(state);
     best
 }
 

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-only
+# Functions of the dom0 agent. Time is dom0's uptime: virtual seconds.
+LOGS=/var/log/xen/console
+
+say() { echo "@lab $*"; }
+
+uptime_s() { read -r now _ </proc/uptime; echo "$now"; }
+
+# phase NAME: what happens from now on.
+phase() { read -r now _ </proc/uptime; say "phase $1 $now"; }
+
+# fail WORDS: the run is over and has no result.
+fail() { say "fail $*"; exit 1; }
+
+# collect NAME COMMAND...: its output between markers; a command that fails does not end the run.
+collect() {
+    name=$1; shift
+    say "begin $name"
+    "$@" >/tmp/out 2>&1; status=$?
+    sed 's/^/@lab | /' /tmp/out
+    say "close $name $status"
+}
+
+bring_up() {
+    for module in xen-evtchn xen-privcmd xen-gntdev xen-gntalloc xenfs; do
+        insmod /modules/$module.ko 2>/dev/null
+    done
+    mkdir -p /proc/xen
+    mount -t xenfs xenfs /proc/xen || fail "mount xenfs"
+    xenstored || fail "start xenstored"
+    xen-init-dom0 >/dev/null || fail "xen-init-dom0"
+    xenconsoled --log=guest --log-dir=$LOGS || fail "start xenconsoled"
+}
+
+log_of() { echo "$LOGS/guest-$1.log"; }
+
+# await NAME WORD SECONDS: until the guest's log holds an event; ticks show that time goes on.
+await() {
+    log=$(log_of "$1"); count=0; limit=$(($3 * 20))
+    until grep -q "\"ev\":\"$2\"" "$log" 2>/dev/null; do
+        grep -q '"ev":"failed"' "$log" 2>/dev/null && return 1
+        count=$((count + 1))
+        [ $count -gt $limit ] && return 1
+        [ $((count % 40)) = 0 ] && phase "await-$1-$2"
+        usleep 50000
+    done
+}
+
+# Guest log to the serial line, reports only.
+print_guest() { sed -n "s/.*@guest /@lab guest $1 /p" "$(log_of "$1")" | tr -d '\r'; }
+
+# The whole log, for a failed run.
+dump_guest() { collect "log-$1" cat "$(log_of "$1")"; }

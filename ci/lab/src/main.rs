@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! One run by hand: `microslice-lab SCHEDULER|alone|microslice-N [SEED [SCALE]]`, inputs from the environment
+//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_CACHE, LAB_QEMU).
+//! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
+
+use anyhow::{Context, Result};
+use microslice_lab::measure::{self, Record};
+use microslice_lab::results::{Results, SCHEMA, Source};
+use microslice_lab::{LabInputs, images, report, run, scenario};
+use std::path::PathBuf;
+use std::time::Duration;
+
+fn main() -> Result<()> {
+    let inputs = inputs()?;
+    let mut words = std::env::args().skip(1);
+    let row = words.next().context("usage: microslice-lab ROW [SEED [SCALE]]")?;
+    let seed = words.next().map_or(Ok(1), |word| word.parse()).context("SEED is a number")?;
+    let scale = words.next().map_or(Ok(10), |word| word.parse()).context("SCALE is a number")?;
+    let mut config = scenario::Config::table().into_iter().find(|config| config.name == row).context("no such row")?;
+    config.push &= inputs.microslice.is_some();
+    config.micro_cores = config.micro_cores.filter(|_| inputs.microslice.is_some());
+    config.xen_options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_default();
+    let run = scenario::Run {
+        config,
+        seed,
+        timing: scenario::Timing::scaled(scale),
+        workload: scenario::Workload::Shootdown,
+        guest_pcpus: 4,
+        vcpus: 4,
+    };
+    let images = images::prepare(&inputs, false)?;
+    let folder = inputs.cache.join("hand");
+    let finished = run::execute(&inputs, &images, &run, &folder, Duration::from_secs(900))?;
+    println!("wall {:.1} s", finished.wall.as_secs_f64());
+    let record = Record::of(&run, &finished.transcript, finished.wall.as_secs_f64())?;
+    let results = Results {
+        schema: SCHEMA.to_owned(),
+        source: Source::Lab,
+        scenario: run.name(),
+        seeds: vec![seed],
+        xen: run.xen_options(),
+        config: serde_json::json!({ "timing": run.timing }),
+        rows: measure::row(&[record]).into_iter().collect(),
+    };
+    println!("{}", serde_json::to_string_pretty(&results.rows)?);
+    println!("{}", report::text(&results));
+    Ok(())
+}
+
+fn inputs() -> Result<LabInputs> {
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let need = |name: &str| path(name).with_context(|| format!("{name} is not set"));
+    Ok(LabInputs {
+        hypervisor: need("LAB_HYPERVISOR")?,
+        xen_tree: need("LAB_XEN_TREE")?,
+        kernel_dir: need("LAB_KERNEL")?,
+        guest: need("LAB_GUEST")?,
+        microslice: path("LAB_MICROSLICE"),
+        cache: need("LAB_CACHE")?,
+        qemu: path("LAB_QEMU").unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into()),
+    })
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The emulated machine: QEMU with instruction-counted virtual time.
+//!
+//! - Time is a count of instructions over all CPUs that are not halted; equal inputs give equal
+//!   serial logs, byte for byte, also beside other load.
+//! - `filter-buffer` is a timer the machine cannot see; it ends QEMU's round-robin turns, so CPUs
+//!   interleave every few tens of microseconds.
+//! - x2APIC dies under `-icount`; without a display or realtime timers nothing else ends turns.
+//! - The child dies with the thread that runs it, whatever kills that: no QEMU is left behind.
+
+use anyhow::{Context, Result, bail};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One machine, ready to start.
+pub struct Machine<'a> {
+    /// QEMU's binary.
+    pub qemu: &'a Path,
+    /// Hypervisor ELF.
+    pub hypervisor: &'a Path,
+    /// Its command line, without the parts every lab machine has.
+    pub xen_options: &'a str,
+    /// dom0's kernel.
+    pub vmlinux: &'a Path,
+    /// dom0's initramfs, the job appended.
+    pub initramfs: &'a Path,
+    /// pCPUs, dom0's one included.
+    pub pcpus: u32,
+    /// Seed of QEMU's own randomness.
+    pub seed: u64,
+    /// Milliseconds of wall time are not limited by the machine: this is.
+    pub limit: Duration,
+    /// Where the serial log goes.
+    pub log: PathBuf,
+}
+
+const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_vcpus_pin x2apic=0 \
+                   cpuidle=0 bootscrub=0 loglvl=warning guest_loglvl=warning/warning";
+const DOM0: &str = "console=hvc0 panic=1 quiet loglevel=1 nokaslr nowatchdog";
+
+impl Machine<'_> {
+    /// QEMU's arguments; the recipe's, one by one.
+    pub fn arguments(&self) -> Vec<String> {
+        // In this option QEMU separates modules by commas; a doubled comma is a comma.
+        let module = |path: &Path| path.display().to_string().replace(',', ",,");
+        let initrd = format!("{} {DOM0},{}", module(self.vmlinux), module(self.initramfs));
+        let pcpus = self.pcpus.to_string();
+        let seed = (self.seed & 0x7fff_ffff).to_string();
+        let serial = format!("file:{}", self.log.display());
+        let kernel = self.hypervisor.display().to_string();
+        let append = format!("{XEN} {}", self.xen_options);
+        let words = [
+            "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot", "-nic", "none",
+            "-monitor", "none", "-serial", &serial, "-cpu", "qemu64,+svm,+npt,-x2apic", "-m", "2560", "-smp", &pcpus,
+            "-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", &seed,
+            "-netdev", "hubport,hubid=0,id=n0",
+            "-object", "filter-buffer,id=fb0,netdev=n0,interval=40,queue=all",
+            "-kernel", &kernel, "-append", &append, "-initrd", &initrd,
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Runs to the end of the machine. Every complete serial line goes to `line`; an error from it,
+    /// the time limit or a dead hypervisor ends the machine.
+    pub fn run(&self, line: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        std::fs::write(&self.log, b"").with_context(|| format!("create {}", self.log.display()))?;
+        let mut command = Command::new(self.qemu);
+        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // SAFETY: runs in the child between fork and exec; prctl is a plain system call, async-signal-safe.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let child = command.spawn().with_context(|| format!("start {}", self.qemu.display()))?;
+        let mut child = Guard(child);
+        let mut tail = Tail::open(&self.log)?;
+        let started = Instant::now();
+        loop {
+            let exited = child.0.try_wait().context("wait for QEMU")?;
+            tail.drain(line)?;
+            if let Some(status) = exited {
+                if status.success() {
+                    return Ok(());
+                }
+                let mut text = String::new();
+                if let Some(mut stderr) = child.0.stderr.take() {
+                    stderr.read_to_string(&mut text).ok();
+                }
+                bail!("QEMU: {status}: {}", text.trim());
+            }
+            if started.elapsed() > self.limit {
+                bail!("time limit of {} s wall time passed", self.limit.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Ends the child on every way out.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Both fail only when the child is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Follows a growing file by lines.
+struct Tail {
+    file: std::fs::File,
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    fn open(path: &Path) -> Result<Tail> {
+        let file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Tail { file, rest: Vec::new() })
+    }
+
+    fn drain(&mut self, line: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        // QEMU writes the same file through its own descriptor; the position here is ours alone.
+        self.file.seek(SeekFrom::Current(0)).context("seek in serial log")?;
+        self.file.read_to_end(&mut self.rest).context("read serial log")?;
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let bytes: Vec<u8> = self.rest.drain(..=end).collect();
+            line(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(qemu: &str, limit: Duration, folder: &Path) -> Result<()> {
+        let qemu = folder.join(qemu);
+        Machine {
+            qemu: &qemu,
+            hypervisor: Path::new("xen"),
+            xen_options: "sched=credit",
+            vmlinux: Path::new("a,b"),
+            initramfs: Path::new("c"),
+            pcpus: 5,
+            seed: 1,
+            limit,
+            log: folder.join("log"),
+        }
+        .run(&mut |_| Ok(()))
+    }
+
+    fn script(folder: &Path, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(folder.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_failing_qemu_is_quoted_and_a_hanging_one_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        script(folder.path(), "broken", "echo no such cpu >&2; exit 3");
+        let error = machine("broken", Duration::from_secs(9), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("no such cpu"), "{error}");
+        script(folder.path(), "hangs", "exec sleep 60");
+        let started = Instant::now();
+        let error = machine("hangs", Duration::from_millis(300), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("time limit"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! The one results schema of Microslice, for the lab, the simulator and real hosts.
+//!
+//! What was not measured is absent, never zero. Every cell that was measured in several runs carries their
+//! mean and their extremes. Keys are only ever added; [`SCHEMA`] changes when a meaning does.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Name and version of this schema.
+pub const SCHEMA: &str = "microslice-results/1";
+
+/// Where numbers come from. A simulated or emulated number never stands in for a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Discrete-event simulation.
+    Sim,
+    /// Real Xen and Linux on an emulated machine with counted time.
+    Lab,
+    /// Real hardware.
+    Host,
+}
+
+/// A value over the runs of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stat {
+    /// Arithmetic mean of the runs.
+    pub mean: f64,
+    /// Smallest run.
+    pub min: f64,
+    /// Largest run.
+    pub max: f64,
+}
+
+impl Stat {
+    /// Over the values of all runs that have one; `None` if none has.
+    pub fn over(values: impl IntoIterator<Item = f64>) -> Option<Stat> {
+        let values: Vec<f64> = values.into_iter().collect();
+        let first = *values.first()?;
+        Some(Stat {
+            mean: values.iter().sum::<f64>() / values.len() as f64,
+            min: values.iter().copied().fold(first, f64::min),
+            max: values.iter().copied().fold(first, f64::max),
+        })
+    }
+}
+
+/// A distribution in microseconds: statistics of each run, then over the runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Mean.
+    pub mean: Stat,
+    /// Median.
+    pub p50: Stat,
+    /// 99th percentile.
+    pub p99: Stat,
+    /// Largest.
+    pub max: Stat,
+    /// Samples of all runs together.
+    pub samples: u64,
+    /// 99th percentile of all samples of all runs together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pooled_p99: Option<f64>,
+}
+
+/// The VM under test.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// A fixed amount of work, seconds (all-threads mprotect, stress-ng).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub elapsed_s: Option<Stat>,
+    /// Operations a second (shootdowns, or the workload's own).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub throughput: Option<Stat>,
+    /// Progress of its user-mode threads, as a share of as many undisturbed vCPUs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user_progress: Option<Stat>,
+}
+
+/// The VM beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Corunner {
+    /// Work in the target's measuring window, as a share of what its vCPUs would do undisturbed.
+    pub progress: Stat,
+}
+
+/// Yields of the target by cause, in the whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Yields {
+    /// In a wait for an IPI's answer.
+    pub ipi: Option<Stat>,
+    /// In a wait for a lock.
+    pub lock: Option<Stat>,
+    /// Of a vCPU that halts; not counted by Xen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub halt: Option<Stat>,
+    /// Elsewhere.
+    pub other: Option<Stat>,
+    /// Yielders that kept their pCPU.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kept: Option<Stat>,
+}
+
+/// vCPUs of the target sent to a micro core, by cause, in the whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accelerated {
+    /// A sibling waited for an IPI's answer.
+    pub ipi: Option<Stat>,
+    /// A sibling waited for a lock.
+    pub lock: Option<Stat>,
+    /// An interrupt or IPI for a preempted vCPU.
+    pub irq: Option<Stat>,
+    /// Requests that were not granted, all reasons.
+    pub refused: Option<Stat>,
+}
+
+/// A row of the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Short and unique.
+    pub name: String,
+    /// Scheduler.
+    pub scheduler: String,
+    /// Policy, for schedulers that have one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub policy: Option<String>,
+    /// Micro cores, for schedulers that have them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub micro_cores: Option<u32>,
+    /// Alone or beside the co-runner.
+    pub consolidated: bool,
+    /// Runs in this row.
+    pub runs: u32,
+    /// VM under test.
+    pub target: Target,
+    /// VM beside it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub corunner: Option<Corunner>,
+    /// Latency of a TLB shootdown without lock contention.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tlb_sync_us: Option<Latency>,
+    /// The same with lock contention: the all-threads workload.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mprotect_us: Option<Latency>,
+    /// Kernel lock waits.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lock_wait_us: Option<Latency>,
+    /// Counters of the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub yields: Option<Yields>,
+    /// Counters of the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accelerated: Option<Accelerated>,
+    /// Longest stay on a micro core while somebody waited for it, microseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub micro_stay_max_us: Option<Stat>,
+    /// Wall seconds a run took.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub wall_s: Option<Stat>,
+}
+
+/// A results file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Where numbers come from.
+    pub source: Source,
+    /// What was measured.
+    pub scenario: String,
+    /// Seeds of the runs.
+    pub seeds: Vec<u64>,
+    /// Xen's version, and the hash of the hypervisor that ran.
+    pub xen: String,
+    /// Everything else that was set.
+    pub config: serde_json::Value,
+    /// The table.
+    pub rows: Vec<Row>,
+}
+
+impl Results {
+    /// Writes `folder`/results.json, complete or not at all.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).context("results to JSON")?;
+        crate::write_atomically(&folder.join("results.json"), (text + "\n").as_bytes())
+    }
+
+    /// Reads a results file.
+    pub fn read(path: &Path) -> Result<Results> {
+        let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let results: Results = serde_json::from_slice(&text).with_context(|| format!("results in {}", path.display()))?;
+        ensure!(results.schema == SCHEMA, "results in {}: schema {} is not {SCHEMA}", path.display(), results.schema);
+        Ok(results)
+    }
+
+    /// A row by name.
+    pub fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+}
