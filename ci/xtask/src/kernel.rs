@@ -11,6 +11,8 @@ use std::path::PathBuf;
 /// Where its parts are.
 #[derive(Debug, Serialize)]
 pub struct Kernel {
+    /// The package, unpacked: has `boot` and `lib/modules`.
+    pub dir: PathBuf,
     /// As `uname -r` says.
     pub release: String,
     /// The bzImage.
@@ -43,7 +45,7 @@ pub fn get(cache: &Cache) -> Result<Kernel> {
         fs::read_to_string(dir.join("packages")).context("reading which kernel package is in the cache")?;
     let vmlinuz = dir.join("boot").join(format!("vmlinuz-{release}"));
     fs::metadata(&vmlinuz).with_context(|| format!("looking for {}", vmlinuz.display()))?;
-    Ok(Kernel { modules: first.path(), release, vmlinuz, package: package.trim().to_owned() })
+    Ok(Kernel { modules: first.path(), release, vmlinuz, package: package.trim().to_owned(), dir })
 }
 
 /// `linux-image-6.1.0-1-amd64` but not the package that only stands for it.

@@ -182,7 +182,8 @@ fn check_code(name: &str, code: &[u8], figures: &mut Figures, faults: &mut Vec<S
             FlowControl::IndirectBranch => faults.push(format!("indirect jump at {at}")),
             _ => {}
         }
-        let to_itself = instruction.is_jmp_short_or_near() && instruction.near_branch_target() == instruction.ip();
+        let to_itself =
+            instruction.is_jmp_short_or_near() && instruction.near_branch_target() == instruction.ip();
         if instruction.mnemonic() == Mnemonic::Pause || to_itself {
             faults.push(format!("panic path: the panic handler's endless loop at {at}"));
         }

@@ -5,6 +5,7 @@ mod apt;
 mod cache;
 mod check;
 mod kernel;
+mod lab;
 mod link_check;
 mod patches;
 mod run;
@@ -62,6 +63,11 @@ enum Cmd {
     /// The `microslice` command for dom0
     #[command(subcommand)]
     Toolstack(ToolstackCmd),
+    /// Measure, and write results.json and report.html to target/eval/NAME
+    #[command(subcommand)]
+    Eval(EvalCmd),
+    /// Build all that the lab needs and print it as assignments for a shell
+    LabInputs,
     /// Fetch Debian's kernel for dom0 and guests into the cache and say where it is
     Kernel,
     /// Install packages from backports on this machine by a private apt configuration (used by ci/setup; needs root)
@@ -115,6 +121,9 @@ enum PatchesCmd {
         /// Also build the hypervisor, with and without the option, and the tools after each patch (takes minutes)
         #[arg(long)]
         build: bool,
+        /// Begin no further build when so many minutes have gone since the start; the next run takes up there
+        #[arg(long, value_name = "MINUTES", requires = "build")]
+        until: Option<u64>,
     },
     /// Write the series anew from git
     Refresh {
@@ -124,6 +133,12 @@ enum PatchesCmd {
         #[arg(long, value_name = "DIR")]
         from: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum EvalCmd {
+    /// Real Xen, dom0 and Linux guests on an emulated machine; taken up where it was interrupted
+    Lab(lab::Eval),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,8 +167,9 @@ fn dispatch(command: Cmd) -> Result<()> {
         Cmd::Xen(XenCmd::Build(args)) => xen_build(&cache, &root, &args),
         Cmd::Rustlib { emit } => rustlib_build(&cache, &root, emit.as_deref()),
         Cmd::LinkCheck { object, json } => link_check(&cache, &root, object, json),
-        Cmd::Patches(PatchesCmd::Check { which, build }) => {
-            patches::check(&cache, &root, &inputs(&which)?, build)
+        Cmd::Patches(PatchesCmd::Check { which, build, until }) => {
+            patches::check(&cache, &inputs(&which)?)?;
+            if build { patches::build_each(&cache, &root, &inputs(&which)?, until) } else { Ok(()) }
         }
         Cmd::Patches(PatchesCmd::Refresh { which, from }) => {
             patches::refresh(&cache, &inputs(&which)?, from.as_deref())
@@ -165,6 +181,11 @@ fn dispatch(command: Cmd) -> Result<()> {
         Cmd::Toolstack(ToolstackCmd::Build { which }) => {
             let tree = xen::tools(&cache, &inputs(&which)?)?;
             println!("{}", toolstack::build(&root, &tree)?.display());
+            Ok(())
+        }
+        Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
+        Cmd::LabInputs => {
+            print!("{}", lab::environment(&lab::inputs(&cache, &root, "4.20")?));
             Ok(())
         }
         Cmd::Kernel => {

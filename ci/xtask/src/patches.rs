@@ -10,7 +10,7 @@ use crate::run;
 use crate::rustlib::{self, Object};
 use crate::series::{Patch, add_sections, for_hypervisor, for_tools};
 use crate::source;
-use crate::ui::{self, Step};
+use crate::ui;
 use crate::xen::{self, Inputs, Variant};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -68,7 +68,7 @@ fn repository(cache: &Cache, inputs: &Inputs) -> Result<PathBuf> {
     let tree = cache.dir("work/patches")?;
     let _ = fs::remove_dir_all(&tree);
     fs::create_dir_all(&tree).with_context(|| format!("creating {}", tree.display()))?;
-    let step = Step::new("patches: putting the unpatched source under git");
+    let step = ui::Step::new("patches: putting the unpatched source under git");
     inputs.source.unpack(cache, &tree)?;
     run::output(git(&tree).args(["init", "--quiet", "--initial-branch=series"]))?;
     // The source's own ignore files must not hide a file that a patch changes.
@@ -89,11 +89,11 @@ fn commit(tree: &Path, patch: &Patch) -> Result<()> {
     done.map(drop).with_context(|| format!("committing {}", patch.path.display()))
 }
 
-/// Checks the series; `build` also builds every step of it.
+/// Checks that the series applies and comes out the same.
 ///
 /// # Errors
-/// The first patch that does not apply, comes out differently or does not build.
-pub fn check(cache: &Cache, root: &Path, inputs: &Inputs, build: bool) -> Result<()> {
+/// The first patch that does not apply or comes out differently.
+pub fn check(cache: &Cache, inputs: &Inputs) -> Result<()> {
     let _lock = cache.lock("patches")?;
     let tree = repository(cache, inputs)?;
     let patches = &inputs.series.patches;
@@ -122,9 +122,6 @@ pub fn check(cache: &Cache, root: &Path, inputs: &Inputs, build: bool) -> Result
     }
     ensure!(moved.is_empty(), "hunks apply at other lines than they say:\n  {}", moved.join("\n  "));
     ui::say("patches: regenerating them changes nothing");
-    if build {
-        build_each(cache, root, inputs, &tree)?;
-    }
     Ok(())
 }
 
@@ -231,72 +228,105 @@ fn series_text(old: &str, names: &[String]) -> String {
     comments.chain(names.iter().map(String::as_str)).map(|l| format!("{l}\n")).collect()
 }
 
-/// Builds the hypervisor with and without the option, and the tools, after each patch that touches them.
-fn build_each(cache: &Cache, root: &Path, inputs: &Inputs, tree: &Path) -> Result<()> {
-    let object = rustlib::build(cache, root)?;
-    let commits = run::output(git(tree).args(["rev-list", "--reverse", "HEAD"]))?;
-    let commits: Vec<&str> = commits.split_whitespace().skip(1).collect();
-    let patches = &inputs.series.patches;
-    ensure!(commits.len() == patches.len(), "{} commits for {} patches", commits.len(), patches.len());
-    let steps = Steps { cache, tree, object: &object, source: inputs.source.key()?.hex() };
-    for (i, commit) in commits.iter().enumerate() {
-        run::output(git(tree).args(["checkout", "--quiet", "--detach", commit]))?;
-        let so_far = &patches[..=i];
-        if patches[i].touches_hypervisor() {
-            steps.hypervisor(so_far, Variant { microslice: true, lab: false })?;
-            steps.hypervisor(so_far, Variant { microslice: false, lab: false })?;
+/// A build of the first `patches` of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Step {
+    patches: usize,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    With,
+    Without,
+    Tools,
+}
+
+/// The builds that show that every patch builds alone. Those of one kind follow each other: little differs between
+/// neighbours, so little is built.
+fn steps(patches: &[Patch]) -> Vec<Step> {
+    let touched =
+        |what| move |p: &Patch| if what == What::Tools { p.touches_tools() } else { p.touches_hypervisor() };
+    let of = |what| {
+        let hit = patches.iter().enumerate().filter(move |(_, p)| touched(what)(p));
+        hit.map(move |(i, _)| Step { patches: i + 1, what })
+    };
+    [What::With, What::Without, What::Tools].into_iter().flat_map(of).collect()
+}
+
+/// Builds the hypervisor with and without the option, and the tools, after each patch that touches them. What the
+/// cache knows to build is not built again; nothing is begun after `until` minutes.
+///
+/// # Errors
+/// The first patch that does not build.
+pub fn build_each(cache: &Cache, root: &Path, inputs: &Inputs, until: Option<u64>) -> Result<()> {
+    let builder = Builder { cache, inputs, object: rustlib::build(cache, root)? };
+    let steps = steps(&inputs.series.patches);
+    let mut left = 0;
+    for step in &steps {
+        let key = builder.key(step)?;
+        if cache.find("built", &key).is_some() {
+            continue;
         }
-        if patches[i].touches_tools() {
-            steps.tools(so_far)?;
+        if until.is_some_and(|minutes| ui::elapsed().as_secs() >= minutes * 60) {
+            left += 1;
+            continue;
         }
+        cache.entry("built", &key, |_| builder.build(step))?;
     }
-    run::output(git(tree).args(["checkout", "--quiet", "series"]))?;
-    ui::say("patches: every one builds alone");
+    if left == 0 {
+        ui::say(&format!("patches: every one builds alone ({} builds)", steps.len()));
+    } else {
+        ui::warn(&format!("patches: time is up, {left} of {} builds are left for the next run", steps.len()));
+    }
     Ok(())
 }
 
-/// Builds of the first patches of a series, whose source lies in `tree`. The cache remembers what has been built.
-struct Steps<'a> {
+struct Builder<'a> {
     cache: &'a Cache,
-    tree: &'a Path,
-    object: &'a Object,
-    source: String,
+    inputs: &'a Inputs,
+    object: Object,
 }
 
-impl Steps<'_> {
-    fn hypervisor(&self, patches: &[Patch], variant: Variant) -> Result<()> {
-        let mut key = Key::new("hypervisor builds 1").field(&self.source).field(variant.work());
-        key = add_sections(key, patches, for_hypervisor);
-        let links = patches.iter().any(|p| p.text.contains("MICROSLICE_RS_OBJ"));
-        let object = (variant.microslice && links).then_some(self.object);
-        if let Some(object) = object {
-            key = rustlib::add_to(key, object)?;
+impl Builder<'_> {
+    fn patches(&self, step: &Step) -> &[Patch] {
+        &self.inputs.series.patches[..step.patches]
+    }
+
+    /// The object, if a patch so far links it.
+    fn object(&self, step: &Step) -> Option<&Object> {
+        let links = self.patches(step).iter().any(|p| p.text.contains("MICROSLICE_RS_OBJ"));
+        (step.what == What::With && links).then_some(&self.object)
+    }
+
+    fn key(&self, step: &Step) -> Result<Key> {
+        let key = Key::new("step 1").field(self.inputs.source.key()?.hex()).field(format!("{:?}", step.what));
+        let wanted = if step.what == What::Tools { for_tools } else { for_hypervisor };
+        let key = add_sections(key, self.patches(step), wanted);
+        self.object(step).map_or(Ok(key.clone()), |object| rustlib::add_to(key, object))
+    }
+
+    fn build(&self, step: &Step) -> Result<()> {
+        let patches = self.patches(step);
+        let last = patches.last().map_or("nothing", |p| p.name.as_str());
+        let staged = tempfile::tempdir_in(self.cache.dir("tmp")?)?;
+        self.inputs.source.unpack(self.cache, staged.path())?;
+        source::apply(staged.path(), patches)?;
+        let variant = Variant { microslice: step.what == What::With, lab: false };
+        let work = if step.what == What::Tools { "work/tools" } else { variant.work() };
+        let _lock = self.cache.lock(work)?;
+        let place = self.cache.dir(work)?;
+        source::lay(staged.path(), &place)?;
+        let log = self.cache.log("patches");
+        match step.what {
+            What::Tools => xen::make_tools(&place, &format!("patches: {last} builds the tools"), &log),
+            What::With | What::Without => {
+                let with = if variant.microslice { "with" } else { "without" };
+                let what = format!("patches: {last} builds {with} the option");
+                xen::make_hypervisor(&place, variant, self.object(step), &what, &log)
+            }
         }
-        self.cache.entry("built", &key, |_| {
-            let _lock = self.cache.lock(variant.work())?;
-            let place = self.cache.dir(variant.work())?;
-            source::lay(self.tree, &place)?;
-            let with = if variant.microslice { "with" } else { "without" };
-            let what = format!("patches: {} builds {with} the option", name_of_last(patches));
-            xen::make_hypervisor(&place, variant, object, &what, &self.cache.log("patches"))
-        })?;
-        Ok(())
     }
-
-    fn tools(&self, patches: &[Patch]) -> Result<()> {
-        let key = add_sections(Key::new("tools build 1").field(&self.source), patches, for_tools);
-        self.cache.entry("built", &key, |_| {
-            let place = self.cache.dir("work/tools")?;
-            source::lay(self.tree, &place)?;
-            let what = format!("patches: {} builds the tools", name_of_last(patches));
-            xen::make_tools(&place, &what, &self.cache.log("patches"))
-        })?;
-        Ok(())
-    }
-}
-
-fn name_of_last(patches: &[Patch]) -> &str {
-    patches.last().map_or("nothing", |p| p.name.as_str())
 }
 
 #[cfg(test)]
@@ -314,6 +344,31 @@ mod tests {
         let more =
             number(&names(&["0001-a.patch", "0002-n.patch", "0003-t.patch", "0004-u.patch"]), &old).unwrap();
         assert_eq!(more, ["0001-a.patch", "0002-n.patch", "0010-t.patch", "0011-u.patch"]);
+    }
+
+    #[test]
+    fn every_patch_is_built_where_it_counts() {
+        let patch = |file: &str| Patch {
+            name: "n".into(),
+            path: "n".into(),
+            text: format!("diff --git a/{file} b/{file}\n--- a/{file}\n+++ b/{file}\n"),
+        };
+        let all = [
+            patch("xen/include/public/domctl.h"),
+            patch("xen/common/a.c"),
+            patch("docs/a"),
+            patch("tools/xl/a.c"),
+        ];
+        let got: Vec<(usize, What)> = steps(&all).iter().map(|s| (s.patches, s.what)).collect();
+        let want = [
+            (1, What::With),
+            (2, What::With),
+            (1, What::Without),
+            (2, What::Without),
+            (1, What::Tools),
+            (4, What::Tools),
+        ];
+        assert_eq!(got, want);
     }
 
     #[test]

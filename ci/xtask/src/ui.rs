@@ -22,9 +22,13 @@ fn start_from(t0: Option<&str>, now: SystemTime) -> SystemTime {
     t0.and_then(|t| t.parse().ok()).map_or(now, |s| UNIX_EPOCH + Duration::from_secs(s))
 }
 
+/// Time since the start of the outermost command.
+pub fn elapsed() -> Duration {
+    SystemTime::now().duration_since(start()).unwrap_or_default()
+}
+
 fn stamp() -> String {
-    let gone = SystemTime::now().duration_since(start()).unwrap_or_default();
-    format!("[{:5.1} min]", gone.as_secs_f64() / 60.0)
+    format!("[{:5.1} min]", elapsed().as_secs_f64() / 60.0)
 }
 
 /// Prints one line with the elapsed time.

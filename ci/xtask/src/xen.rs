@@ -195,20 +195,27 @@ fn kconfig_has(file: &Path, option: &str) -> Result<bool> {
     Ok(text.lines().any(|l| l.trim() == format!("config {option}")))
 }
 
+/// Writes `.config`, but only if it changes: everything in Xen depends on it.
 fn configure(xen: &Path, wanted: &[&str], log: &Path, step: &mut Step) -> Result<()> {
-    let file = xen.join(".config");
-    let _ = fs::remove_file(&file);
-    run::logged_in(make(xen).arg("defconfig"), log, step)?;
-    let mut text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    for line in wanted {
-        text.push_str(line);
-        text.push('\n');
-    }
-    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-    run::logged_in(make(xen).arg("olddefconfig"), log, step)?;
-    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    const ASIDE: &str = ".config.microslice";
+    let aside = xen.join(ASIDE);
+    let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
+    let write = |file: &Path, text: &str| {
+        fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+    };
+    let _ = fs::remove_file(&aside);
+    let setting = format!("KCONFIG_CONFIG={ASIDE}");
+    run::logged_in(make(xen).arg(&setting).arg("defconfig"), log, step)?;
+    let text = wanted.iter().fold(read(&aside)?, |text, line| text + line + "\n");
+    write(&aside, &text)?;
+    run::logged_in(make(xen).arg(&setting).arg("olddefconfig"), log, step)?;
+    let text = read(&aside)?;
     if let Some(line) = wanted.iter().find(|w| !text.lines().any(|l| l == **w)) {
-        bail!("configuring Xen: `{line}` did not survive `make olddefconfig` (see {})", file.display());
+        bail!("configuring Xen: `{line}` did not survive `make olddefconfig` (see {})", aside.display());
+    }
+    let file = xen.join(".config");
+    if fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+        write(&file, &text)?;
     }
     Ok(())
 }

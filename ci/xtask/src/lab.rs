@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! Gathers what the lab needs (hypervisor, tools, kernel, guest program, toolstack) and hands it over. What the lab does
+//! with it is the lab's: crate microslice-lab.
+
+use crate::cache::Cache;
+use crate::kernel;
+use crate::toolstack;
+use crate::xen::{self, Inputs, Variant};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use microslice_lab::scenario::{Timing, Workload};
+use microslice_lab::{EvalArgs, LabInputs, eval_lab};
+use std::path::{Path, PathBuf};
+
+/// The emulator's name.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Version of Xen: a directory of xen-patches
+    #[arg(long, default_value = "4.20", value_name = "VERSION")]
+    xen: String,
+    /// Results go to target/eval/NAME; runs that are there already are kept
+    #[arg(long, default_value = "lab")]
+    name: String,
+    /// Runs of each row, with seeds 1 to N
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Machines side by side; each keeps one core busy (default: one for each core of this machine)
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Only these rows, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "ROW,...")]
+    rows: Vec<String>,
+    /// Stretch all constants of real time by so much
+    #[arg(long, default_value_t = Timing::DEFAULT_SCALE, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
+    scale: u64,
+    /// Length of the measured shootdown in normal slices
+    #[arg(long, value_name = "N")]
+    slices: Option<u64>,
+    /// What the target VM does
+    #[arg(long, default_value = "shootdown", value_name = "shootdown|hog|STRESSOR:OPS[:OPTIONS]", value_parser = workload)]
+    workload: Workload,
+}
+
+fn workload(text: &str) -> Result<Workload> {
+    match text {
+        "shootdown" => return Ok(Workload::Shootdown),
+        "hog" => return Ok(Workload::Hog),
+        _ => {}
+    }
+    let mut parts = text.splitn(3, ':');
+    let stressor = parts.next().unwrap_or_default().to_owned();
+    let ops = parts.next().context("a stressor of stress-ng needs its operations, as in `futex:2000`")?;
+    let ops = ops.parse().with_context(|| format!("{ops:?} is not a number of operations"))?;
+    let extra = parts.next().unwrap_or_default().replace(' ', ";");
+    Ok(Workload::Stress { stressor, ops, extra })
+}
+
+/// Builds what is needed and makes the table.
+///
+/// # Errors
+/// If a part cannot be built or a run fails.
+pub fn eval(cache: &Cache, root: &Path, args: &Eval) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    ensure!(
+        args.name.chars().all(plain) && args.name.starts_with(|c: char| c.is_ascii_alphanumeric()),
+        "--name {:?}: letters, digits, - _ . only: it becomes a directory",
+        args.name
+    );
+    let folder = root.join("target/eval").join(&args.name);
+    let mut todo = EvalArgs::new(inputs(cache, root, &args.xen)?, folder);
+    todo.seeds = args.seeds;
+    todo.jobs =
+        args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    todo.timing = Timing::scaled(args.scale);
+    if let Some(slices) = args.slices {
+        todo.timing.slices = slices;
+    }
+    todo.workload = args.workload.clone();
+    if !args.rows.is_empty() {
+        todo.select(&args.rows)?;
+    }
+    eval_lab(&todo).map(drop)
+}
+
+/// Builds or finds all of it for Xen `version`.
+///
+/// # Errors
+/// If a part cannot be built or had.
+pub fn inputs(cache: &Cache, root: &Path, version: &str) -> Result<LabInputs> {
+    let sources = Inputs::read(root, version, None)?;
+    let hypervisor = xen::hypervisor(cache, root, &sources, Variant { microslice: true, lab: true })?;
+    let xen_tree = xen::tools(cache, &sources)?;
+    let microslice = toolstack::build(root, &xen_tree)?;
+    let inputs = LabInputs {
+        hypervisor: hypervisor.xen,
+        kernel_dir: kernel::get(cache)?.dir,
+        guest: toolstack::build_guest(root)?,
+        microslice: Some(microslice),
+        cache: cache.dir("lab")?,
+        qemu: qemu()?,
+        xen_tree,
+    };
+    inputs.check()?;
+    Ok(inputs)
+}
+
+fn qemu() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|d| d.join(QEMU)).find(|p| p.is_file());
+    found.with_context(|| format!("there is no {QEMU} on the PATH: `ci/setup` installs it"))
+}
+
+/// The inputs as assignments for a shell, for runs by hand.
+pub fn environment(inputs: &LabInputs) -> String {
+    let parts = [
+        ("LAB_HYPERVISOR", Some(&inputs.hypervisor)),
+        ("LAB_XEN_TREE", Some(&inputs.xen_tree)),
+        ("LAB_KERNEL", Some(&inputs.kernel_dir)),
+        ("LAB_GUEST", Some(&inputs.guest)),
+        ("LAB_MICROSLICE", inputs.microslice.as_ref()),
+        ("LAB_CACHE", Some(&inputs.cache)),
+        ("LAB_QEMU", Some(&inputs.qemu)),
+    ];
+    let set =
+        parts.iter().filter_map(|(name, path)| Some(format!("export {name}='{}'\n", (*path)?.display())));
+    set.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stressor_comes_with_operations_and_options() {
+        let want = Workload::Stress { stressor: "futex".into(), ops: 20, extra: "--a;1".into() };
+        assert_eq!(workload("futex:20:--a 1").unwrap(), want);
+        assert_eq!(workload("hog").unwrap(), Workload::Hog);
+        assert!(workload("futex").is_err() && workload("futex:many").is_err());
+    }
+}
