@@ -43,6 +43,7 @@ pub enum Offer {
 
 /// What happened. Every input of the pool is one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant's text names its fields")]
 pub enum Event {
     /// pCPU `cpu` joined the pool, idle.
     CpuUp { cpu: u8 },

@@ -125,8 +125,8 @@ fn layout(units: u32, doms: u32) -> Option<(usize, usize, usize)> {
 
 const _: () = assert!(
     align_of::<Head>() == 8
-        && size_of::<Head>() % 8 == 0
-        && size_of::<Unit>() % 8 == 0
+        && size_of::<Head>().is_multiple_of(8)
+        && size_of::<Unit>().is_multiple_of(8)
         && align_of::<Dom>() <= 8
 );
 
@@ -159,7 +159,8 @@ pub unsafe extern "C" fn ms_rs_init(
     let (Some((units_at, doms_at, end)), Some(params)) = (layout(units, doms), params) else {
         return EINVAL;
     };
-    if mem.is_null() || size < end || mem as usize % align_of::<Head>() != 0 || !params.in_range() {
+    if mem.is_null() || size < end || !(mem as usize).is_multiple_of(align_of::<Head>()) || !params.in_range()
+    {
         return EINVAL;
     }
     // SAFETY: the three parts lie inside `size` writable bytes (checked above) and are aligned to 8 because `mem` and
