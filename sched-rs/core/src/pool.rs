@@ -86,7 +86,7 @@ pub enum Refusal {
     Unknown,
     /// A value is outside its range.
     Range,
-    /// It would leave no normal core.
+    /// It would leave no normal core, to the pool or to a pinned unit; or what should go is still in use.
     Busy,
 }
 
@@ -241,6 +241,9 @@ impl Pool<'_> {
         if more && params.nr_micro >= self.shared.online.count_ones() {
             return Err(Refusal::Busy);
         }
+        if more && self.strands(params.nr_micro) {
+            return Err(Refusal::Busy);
+        }
         self.shared.params = params;
         self.reassign_modes(d);
         // Running slices end by the new lengths too.
@@ -251,16 +254,31 @@ impl Pool<'_> {
         Ok(())
     }
 
-    /// Gives the highest-numbered pCPUs to the micro pool, as many as the settings ask for and one normal core allows.
-    pub(crate) fn reassign_modes(&mut self, d: &mut Decision) {
+    /// The highest-numbered pCPUs: `want` of them, or as many as one normal core allows.
+    fn highest(&self, want: u32) -> u64 {
         let online = self.shared.online;
-        let want = self.shared.params.nr_micro.min(online.count_ones().saturating_sub(1));
-        let mut micro = 0u64;
+        let want = want.min(online.count_ones().saturating_sub(1));
+        let mut highest = 0u64;
         for cpu in (0..MAX_CPUS as u8).rev() {
-            if online & bit(cpu) != 0 && micro.count_ones() < want {
-                micro |= bit(cpu);
+            if online & bit(cpu) != 0 && highest.count_ones() < want {
+                highest |= bit(cpu);
             }
         }
+        highest
+    }
+
+    /// Whether `nr_micro` micro cores would leave no normal core to a unit that has one now.
+    fn strands(&self, nr_micro: u32) -> bool {
+        let normal = self.shared.online & !self.highest(nr_micro);
+        self.units
+            .iter()
+            .any(|u| u.place != Place::Absent && u.hard & self.normal() != 0 && u.hard & normal == 0)
+    }
+
+    /// Gives the highest-numbered pCPUs to the micro pool, as the settings ask for.
+    pub(crate) fn reassign_modes(&mut self, d: &mut Decision) {
+        let online = self.shared.online;
+        let micro = self.highest(self.shared.params.nr_micro);
         d.poke |= online & (micro ^ self.shared.micro);
         self.shared.micro = micro;
         // Every waiting unit may have gained or lost pCPUs.

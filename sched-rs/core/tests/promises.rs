@@ -324,6 +324,16 @@ fn settings_out_of_range_or_without_a_normal_core_change_nothing() {
 }
 
 #[test]
+fn micro_cores_do_not_take_the_last_normal_core_of_a_pinned_unit() {
+    let mut m = consolidated(0);
+    m.send(Event::Affinity { unit: 7, hard: 1 << 2, soft: !0 });
+    m.settle();
+    assert_eq!(m.set(|p| p.nr_micro = 2).refused, Some(Refusal::Busy));
+    assert_eq!((m.shared.micro, m.shared.params.nr_micro), (0, 0), "a refused resize changed something");
+    assert_eq!(m.set(|p| p.nr_micro = 1).refused, None);
+}
+
+#[test]
 fn resizing_while_running_moves_units_off_and_back() {
     let mut m = consolidated(0);
     m.set(|p| p.nr_micro = 2);
