@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The compiler for the hypervisor's Rust library, and `core` built with the hypervisor's flags.
 //!
-//! `core` is always compiled from source: the prebuilt one for any target reaches outside symbols through the GOT,
-//! which Xen refuses. So what decides is not an installed target but whether a compiler has its library's source:
-//! the host's toolchain is used if it has (rustup's rust-src), otherwise Debian's rustc-web is unpacked into
-//! the cache; nothing is installed.
+//! The compiler is Debian's rustc-web, unpacked into the cache; nothing is installed. The host's toolchain is not used:
+//! it has no source of `core` unless rustup may fetch it, the prebuilt `core` of a target reaches outside symbols through the
+//! GOT, which Xen refuses, and one compiler for everybody means one object for everybody.
 
 use crate::apt::Apt;
 use crate::cache::{Cache, Key};
@@ -40,21 +39,18 @@ const BUILTINS: &str = "#![feature(no_core, compiler_builtins)]\n#![no_core]\n#!
 #[derive(Debug, Clone)]
 pub struct Toolchain {
     rustc: PathBuf,
-    libraries: Option<PathBuf>,
+    libraries: PathBuf,
     source: PathBuf,
     /// What `rustc -vV` says.
     pub version: String,
 }
 
 impl Toolchain {
-    /// The host's toolchain if it can, else Debian's from the cache.
+    /// Takes it from the cache, or from Debian.
     ///
     /// # Errors
     /// If Debian's packages cannot be had or do not run.
     pub fn find(cache: &Cache) -> Result<Self> {
-        if let Some(host) = Self::host() {
-            return Ok(host);
-        }
         let dir = cache.entry("rustc", &Key::new("rustc-web 1"), |dir| {
             let apt = Apt::open(cache)?;
             let needed = |name: &str| name.starts_with("libstd-rust-web") || name.starts_with("libllvm");
@@ -67,21 +63,12 @@ impl Toolchain {
         let source = sources.flatten().map(|d| core_source(&d.path())).find(|s| s.is_file());
         let libraries = dir.join("usr/lib/x86_64-linux-gnu");
         let source = source.with_context(|| format!("there is no source of core below {}", dir.display()))?;
-        Self::probe(dir.join("usr/bin/rustc"), Some(libraries), source).context(
+        Self::probe(dir.join("usr/bin/rustc"), libraries, source).context(
             "running Debian's rustc-web from the cache; if a library is missing, `ci/setup` installs it",
         )
     }
 
-    fn host() -> Option<Self> {
-        let sysroot = run::output(Command::new("rustc").args(["--print", "sysroot"])).ok()?;
-        let source = core_source(&Path::new(sysroot.trim()).join("lib/rustlib/src/rust"));
-        if !source.is_file() {
-            return None;
-        }
-        Self::probe("rustc".into(), None, source).ok()
-    }
-
-    fn probe(rustc: PathBuf, libraries: Option<PathBuf>, source: PathBuf) -> Result<Self> {
+    fn probe(rustc: PathBuf, libraries: PathBuf, source: PathBuf) -> Result<Self> {
         let mut found = Self { rustc, libraries, source, version: String::new() };
         found.version = run::output(found.rustc().arg("-vV"))?;
         Ok(found)
@@ -90,10 +77,7 @@ impl Toolchain {
     /// The compiler, ready to take arguments; unstable flags are allowed.
     pub fn rustc(&self) -> Command {
         let mut cmd = Command::new(&self.rustc);
-        cmd.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env_remove("RUSTUP_TOOLCHAIN");
-        if let Some(dir) = &self.libraries {
-            cmd.env("LD_LIBRARY_PATH", dir);
-        }
+        cmd.env("RUSTC_BOOTSTRAP", "1").env("LD_LIBRARY_PATH", &self.libraries);
         cmd
     }
 
