@@ -49,9 +49,17 @@ impl Key {
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn tree(mut self, dir: &Path) -> Result<Self> {
-        for path in files_below(dir)? {
-            let full = dir.join(&path);
+    pub fn tree(self, dir: &Path) -> Result<Self> {
+        self.files(dir, &files_below(dir)?)
+    }
+
+    /// Adds the names and contents of `files`, which are relative to `dir`.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn files(mut self, dir: &Path, files: &[PathBuf]) -> Result<Self> {
+        for path in files {
+            let full = dir.join(path);
             let bytes = if full.is_symlink() {
                 fs::read_link(&full)?.into_os_string().into_encoded_bytes()
             } else {

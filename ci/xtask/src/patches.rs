@@ -33,27 +33,29 @@ const FORMAT: &[&str] = &[
     "--suffix=.patch",
 ];
 /// Settings of the user that would show in a patch.
-const SETTINGS: &[&str] = &[
-    "core.abbrev=7",
-    "core.autocrlf=false",
-    "diff.algorithm=myers",
-    "diff.context=3",
-    "diff.interHunkContext=0",
-    "diff.noprefix=false",
-    "diff.mnemonicPrefix=false",
-    "diff.indentHeuristic=true",
-    "diff.suppressBlankEmpty=false",
-    "format.signOff=false",
-    "format.useAutoBase=false",
-    "commit.gpgSign=false",
-    "gc.auto=0",
+const SETTINGS: &[(&str, &str)] = &[
+    ("core.abbrev", "7"),
+    ("core.autocrlf", "false"),
+    ("diff.algorithm", "myers"),
+    ("diff.context", "3"),
+    ("diff.interHunkContext", "0"),
+    ("diff.noprefix", "false"),
+    ("diff.mnemonicPrefix", "false"),
+    ("diff.indentHeuristic", "true"),
+    ("diff.suppressBlankEmpty", "false"),
+    ("format.signOff", "false"),
+    ("format.useAutoBase", "false"),
+    ("commit.gpgSign", "false"),
+    ("gc.auto", "0"),
 ];
 
 fn git(tree: &Path) -> Command {
     let mut cmd = Command::new("git");
     cmd.arg("-C").arg(tree);
-    for setting in SETTINGS {
-        cmd.arg("-c").arg(setting);
+    // In the environment, so that errors show the command and not the settings.
+    cmd.env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
+    for (i, (name, value)) in SETTINGS.iter().enumerate() {
+        cmd.env(format!("GIT_CONFIG_KEY_{i}"), name).env(format!("GIT_CONFIG_VALUE_{i}"), value);
     }
     cmd.env("GIT_COMMITTER_NAME", "microslice").env("GIT_COMMITTER_EMAIL", "microslice@localhost");
     cmd.env_remove("GIT_DIR").env_remove("GIT_INDEX_FILE").env_remove("GIT_WORK_TREE");

@@ -36,7 +36,7 @@ impl Source {
             Self::Debian(base) => Ok(Key::new("debian").field(&base.sha256)),
             Self::Tree(dir) => {
                 ensure!(dir.join("xen/Kconfig").is_file(), "{} is not a Xen source tree", dir.display());
-                Key::new("tree").tree(dir)
+                Key::new("tree").files(dir, &tree_files(dir)?)
             }
         }
     }
@@ -53,9 +53,33 @@ impl Source {
                 cmd.arg("-xf").arg(&tar).arg("--strip-components=1").arg("-C").arg(dest);
                 run::output(&mut cmd).map(drop)
             }
-            Self::Tree(dir) => lay(dir, dest),
+            Self::Tree(dir) => lay_files(dir, &tree_files(dir)?, dest),
         }
     }
+}
+
+/// The source files of a tree of the user's, without what was built there: what git would show, or all of a tree that
+/// was never built.
+fn tree_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    if !dir.join(".git").exists() {
+        let built = ["xen/.config", "config/Tools.mk"].into_iter().find(|f| dir.join(f).exists());
+        if let Some(file) = built {
+            bail!(
+                "{} has been built ({file} is there): run `make distclean` there, or give a git tree",
+                dir.display()
+            );
+        }
+        return files_below(dir);
+    }
+    let mut cmd = Command::new("git");
+    cmd.arg("-C").arg(dir).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let mut files: Vec<PathBuf> = run::output(&mut cmd)?
+        .split('\0')
+        .map(PathBuf::from)
+        .filter(|f| dir.join(f).symlink_metadata().is_ok_and(|m| !m.is_dir()))
+        .collect();
+    files.sort();
+    Ok(files)
 }
 
 /// The tarball of `base` from the cache, or from Debian.
@@ -152,14 +176,17 @@ fn offsets(text: &str) -> Vec<(String, String)> {
 /// # Errors
 /// If a file cannot be read or written.
 pub fn lay(from: &Path, to: &Path) -> Result<()> {
-    let files = files_below(from)?;
+    lay_files(from, &files_below(from)?, to)
+}
+
+fn lay_files(from: &Path, files: &[PathBuf], to: &Path) -> Result<()> {
     let manifest = to.join(MANIFEST);
     let before = fs::read_to_string(&manifest).unwrap_or_default();
     let now: BTreeSet<&str> = files.iter().filter_map(|f| f.to_str()).collect();
     for gone in before.lines().filter(|l| !now.contains(l)) {
         let _ = fs::remove_file(to.join(gone));
     }
-    for file in &files {
+    for file in files {
         let (source, dest) = (from.join(file), to.join(file));
         lay_file(&source, &dest).with_context(|| format!("writing {}", dest.display()))?;
     }
@@ -229,6 +256,20 @@ mod tests {
         assert_eq!(apply(&tree, std::slice::from_ref(&patch)).unwrap().len(), 1);
         fs::write(tree.join("f"), "ONE\ntwo\nthree\n").unwrap();
         assert!(apply(&tree, &[patch]).unwrap_err().to_string().contains("p.patch"));
+    }
+
+    #[test]
+    fn what_was_built_in_a_users_tree_is_no_source() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("xen")).unwrap();
+        fs::write(dir.path().join("xen/Kconfig"), "").unwrap();
+        assert_eq!(tree_files(dir.path()).unwrap(), [PathBuf::from("xen/Kconfig")]);
+        fs::write(dir.path().join("xen/.config"), "").unwrap();
+        assert!(tree_files(dir.path()).unwrap_err().to_string().contains("distclean"));
+        fs::write(dir.path().join(".gitignore"), ".config\n").unwrap();
+        run::output(Command::new("git").arg("-C").arg(dir.path()).args(["init", "--quiet"])).unwrap();
+        let files = tree_files(dir.path()).unwrap();
+        assert!(files.contains(&"xen/Kconfig".into()) && !files.contains(&"xen/.config".into()), "{files:?}");
     }
 
     #[test]
