@@ -34,15 +34,15 @@ bring_up() {
 
 log_of() { echo "$LOGS/guest-$1.log"; }
 
-# await NAME WORD SECONDS: until the guest's log holds an event; ticks show that time goes on.
+# await NAME WORD SECONDS [MS]: until the guest's log holds an event, looking every MS; ticks show that time goes on.
 await() {
-    log=$(log_of "$1"); count=0; limit=$(($3 * 20))
+    log=$(log_of "$1"); count=0; every=${4:-50}; limit=$(($3 * 1000 / every))
     until grep -q "\"ev\":\"$2\"" "$log" 2>/dev/null; do
         grep -q '"ev":"failed"' "$log" 2>/dev/null && return 1
         count=$((count + 1))
         [ $count -gt $limit ] && return 1
-        [ $((count % 40)) = 0 ] && phase "await-$1-$2"
-        usleep 50000
+        [ $((count % 20)) = 0 ] && phase "await-$1-$2"
+        usleep ${every}000
     done
 }
 

@@ -34,7 +34,8 @@ fi
 xl set-parameters idle-spin=1 || fail "set idle-spin"
 for domain in $domains; do xl unpause $domain || fail "unpause $domain"; done
 phase measuring
-await target done "$LIMIT" || { for domain in $domains; do dump_guest $domain; done; fail "target not done"; }
+# Seldom: a dom0 at work lends speed to the other CPUs.
+await target done "$LIMIT" 200 || { for domain in $domains; do dump_guest $domain; done; fail "target not done"; }
 [ "$CORUN" = 1 ] && xl pause corunner
 phase collect
 for domain in $domains; do print_guest $domain; done

@@ -88,7 +88,8 @@ pub fn eval_lab(args: &EvalArgs) -> Result<Results> {
     eprintln!("eval lab: images");
     let images = images::prepare(&args.inputs, stress)?;
     let hypervisor = file_hash(&args.inputs.hypervisor)?;
-    let common = hash(&[images.key.as_bytes(), hypervisor.as_bytes(), qemu_version(&args.inputs.qemu)?.as_bytes()]);
+    let common =
+        hash(&[images.key.as_bytes(), hypervisor.as_bytes(), qemu_version(&args.inputs.qemu)?.as_bytes()]);
     let runs = args.runs();
     let (done, failures) = run_all(args, &images, &common, &runs)?;
     let results = Results {
@@ -127,7 +128,9 @@ fn rows(configs: &[Config], done: &[Record]) -> Vec<crate::results::Row> {
 
 fn scenario(workload: &Workload) -> String {
     match workload {
-        Workload::Shootdown => "TLB shootdown, then all threads mprotect; 2:1 beside a bursty CPU hog".to_owned(),
+        Workload::Shootdown => {
+            "TLB shootdown, then all threads mprotect; 2:1 beside a bursty CPU hog".to_owned()
+        }
         Workload::Stress { stressor, .. } => format!("stress-ng --{stressor}; 2:1 beside a bursty CPU hog"),
         Workload::Hog => "CPU hog beside CPU hog".to_owned(),
     }
@@ -158,7 +161,12 @@ fn run_all(args: &EvalArgs, images: &Images, common: &str, runs: &[Run]) -> Resu
                         Err(error) => format!("FAILED: {error:#}"),
                     };
                     let minutes = started.elapsed().as_secs_f64() / 60.0;
-                    eprintln!("eval lab: {}/{} {} {verdict} ({minutes:.1} min)", index + 1, runs.len(), run.name());
+                    eprintln!(
+                        "eval lab: {}/{} {} {verdict} ({minutes:.1} min)",
+                        index + 1,
+                        runs.len(),
+                        run.name()
+                    );
                     match result {
                         Ok((record, _)) => outcome.0.push(record),
                         Err(error) => outcome.1.push(format!("{}: {error:#}", run.name())),
@@ -185,7 +193,13 @@ fn one(args: &EvalArgs, images: &Images, common: &str, run: &Run) -> Result<(Rec
         return Ok((record, true));
     }
     let finished = run::execute(&args.inputs, images, run, &args.folder.join("work"), args.limit)?;
-    let log = || format!("run {}: serial log kept in {}", run.name(), args.folder.join("work").display());
+    let log = || {
+        format!(
+            "run {}: serial log kept in {}",
+            run.name(),
+            args.folder.join("work").join(run.name()).display()
+        )
+    };
     let record = Record::of(run, &finished.transcript, finished.wall.as_secs_f64()).with_context(log)?;
     let text = serde_json::to_vec_pretty(&record).context("record to JSON")?;
     crate::write_atomically(&path, &text)?;

@@ -27,7 +27,7 @@ const AGENT: [(&str, &str); 4] = [
     ("init", include_str!("../agent/init")),
     ("agent/lib.sh", include_str!("../agent/lib.sh")),
     ("agent/measure.sh", include_str!("../agent/measure.sh")),
-    ("agent/control.sh", include_str!("../agent/control.sh")),
+    ("agent/control.sh", include_str!("../../../tests/e2e/control.sh")),
 ];
 
 /// Files an emulated machine boots from.
@@ -53,6 +53,7 @@ pub fn prepare(inputs: &LabInputs, stress: bool) -> Result<Images> {
     files.insert("boot/vmlinuz".into(), image);
     files.insert("boot/vmlinux".into(), read(&vmlinux)?);
     files.insert("boot/guest.cpio".into(), guest);
+    files.extend(AGENT.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())));
     let mut parts: Vec<&[u8]> = Vec::new();
     for (path, data) in &files {
         parts.extend([path.as_bytes(), data]);
@@ -106,7 +107,10 @@ fn dom0_files(inputs: &LabInputs, package: &kernel::KernelPackage) -> Result<BTr
             .with_context(|| format!("dom0 image: module {name}.ko not in {}", package.modules.display()))?;
         files.insert(format!("modules/{name}.ko"), read(&found)?);
     }
-    files.insert("bin/busybox".into(), read(Path::new(BUSYBOX)).context("dom0 image: package busybox-static")?);
+    files.insert(
+        "bin/busybox".into(),
+        read(Path::new(BUSYBOX)).context("dom0 image: package busybox-static")?,
+    );
     Ok(files)
 }
 
@@ -114,7 +118,12 @@ fn dom0_files(inputs: &LabInputs, package: &kernel::KernelPackage) -> Result<BTr
 fn stripped(path: &Path) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("strip: temporary folder")?;
     let out = folder.path().join("out");
-    let status = Command::new("strip").arg("-o").arg(&out).arg(path).status().context("run strip (package binutils)")?;
+    let status = Command::new("strip")
+        .arg("-o")
+        .arg(&out)
+        .arg(path)
+        .status()
+        .context("run strip (package binutils)")?;
     ensure!(status.success(), "strip {}: {status}", path.display());
     read(&out)
 }
@@ -135,16 +144,23 @@ fn dom0_image(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>> {
     for (path, data) in files {
         archive.file(path, data.clone(), 0o755);
     }
-    for (path, text) in AGENT {
-        archive.file(path, text, 0o755);
-    }
     let applets = Command::new(BUSYBOX).arg("--list").output().context("run busybox --list")?;
     for name in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
         archive.link(&format!("bin/{name}"), "busybox");
     }
     archive.link("lib64", "lib").file("etc/xen/xl.conf", "", 0o644);
     archive.link("var/run", "../run");
-    for path in ["proc", "sys", "dev", "tmp", "run/xen", "run/xenstored", "var/lib/xen", "var/lib/xenstored", "var/lock"] {
+    for path in [
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "run/xen",
+        "run/xenstored",
+        "var/lib/xen",
+        "var/lib/xenstored",
+        "var/lock",
+    ] {
         archive.directory(path);
     }
     archive.directory("var/log/xen/console").directory("usr/local/lib/xen/bin").directory("etc/xen/scripts");

@@ -28,15 +28,18 @@ pub struct LabInputs {
 impl LabInputs {
     /// Checks that every path is there; says what is missing and what makes it.
     pub fn check(&self) -> Result<()> {
-        let files = [
-            (&self.hypervisor, "hypervisor (ELF)"),
-            (&self.guest, "guest program"),
-            (&self.qemu, "QEMU"),
-        ];
-        for (path, what) in files.into_iter().chain(self.microslice.iter().map(|path| (path, "microslice command"))) {
+        let files =
+            [(&self.hypervisor, "hypervisor (ELF)"), (&self.guest, "guest program"), (&self.qemu, "QEMU")];
+        for (path, what) in
+            files.into_iter().chain(self.microslice.iter().map(|path| (path, "microslice command")))
+        {
             ensure!(path.is_file(), "lab inputs: {what}: {} is not a file", path.display());
         }
-        ensure!(self.xen_tree.join("tools").is_dir(), "lab inputs: Xen tree: {} has no tools/", self.xen_tree.display());
+        ensure!(
+            self.xen_tree.join("tools").is_dir(),
+            "lab inputs: Xen tree: {} has no tools/",
+            self.xen_tree.display()
+        );
         self.kernel().map(|_| ())
     }
 

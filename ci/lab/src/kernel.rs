@@ -31,13 +31,24 @@ impl KernelPackage {
             .collect();
         versions.sort();
         let [version] = &versions[..] else {
-            bail!("find kernel in {}: {} files named vmlinuz-*, one is needed", boot.display(), versions.len());
+            bail!(
+                "find kernel in {}: {} files named vmlinuz-*, one is needed",
+                boot.display(),
+                versions.len()
+            );
         };
-        let modules = [folder.join("lib/modules").join(version), folder.join("usr/lib/modules").join(version)]
-            .into_iter()
-            .find(|path| path.is_dir())
-            .with_context(|| format!("find modules of {version} in {}: no such folder", folder.display()))?;
-        Ok(KernelPackage { image: boot.join(format!("vmlinuz-{version}")), modules, version: version.clone() })
+        let modules =
+            [folder.join("lib/modules").join(version), folder.join("usr/lib/modules").join(version)]
+                .into_iter()
+                .find(|path| path.is_dir())
+                .with_context(|| {
+                    format!("find modules of {version} in {}: no such folder", folder.display())
+                })?;
+        Ok(KernelPackage {
+            image: boot.join(format!("vmlinuz-{version}")),
+            modules,
+            version: version.clone(),
+        })
     }
 }
 
@@ -86,7 +97,8 @@ fn unpack(data: &[u8]) -> Result<Vec<u8>> {
         Some(count) => usize::from(*count),
     };
     let start = (setup_sectors + 1) * 512 + word(data, 0x248)?;
-    let payload = data.get(start..start + word(data, 0x24c)?).context("payload lies beyond the end: truncated")?;
+    let payload =
+        data.get(start..start + word(data, 0x24c)?).context("payload lies beyond the end: truncated")?;
     ensure!(payload.starts_with(b"\xfd7zXZ\0"), "payload is not packed with xz, as Debian's kernels are");
     // The last four bytes are the unpacked size, appended by the kernel's build.
     let packed = &payload[..payload.len() - 4];

@@ -8,9 +8,10 @@
 
 pub mod closure;
 pub mod cpio;
+pub mod e2e;
+pub mod eval;
 pub mod images;
 pub mod inputs;
-pub mod eval;
 pub mod kernel;
 pub mod measure;
 pub mod qemu;
@@ -20,6 +21,7 @@ pub mod run;
 pub mod scenario;
 pub mod serial;
 
+pub use e2e::{E2eArgs, e2e};
 pub use eval::{EvalArgs, eval_lab};
 pub use inputs::LabInputs;
 
@@ -30,7 +32,8 @@ use std::path::Path;
 pub fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
     let folder = path.parent().with_context(|| format!("write {}: no folder", path.display()))?;
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("write in {}", folder.display()))?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(folder).with_context(|| format!("write in {}", folder.display()))?;
     std::io::Write::write_all(&mut file, data).with_context(|| format!("write {}", path.display()))?;
     file.persist(path).with_context(|| format!("rename to {}", path.display()))?;
     Ok(())

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! One run by hand: `microslice-lab SCHEDULER|alone|microslice-N [SEED [SCALE]]`, inputs from the environment
+//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e`, or `eval [SEEDS]`; inputs from the environment
 //! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_CACHE, LAB_QEMU).
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
 use microslice_lab::measure::{self, Record};
 use microslice_lab::results::{Results, SCHEMA, Source};
-use microslice_lab::{LabInputs, images, report, run, scenario};
+use microslice_lab::{E2eArgs, EvalArgs, LabInputs, e2e, eval_lab, images, report, run, scenario};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,9 +14,20 @@ fn main() -> Result<()> {
     let inputs = inputs()?;
     let mut words = std::env::args().skip(1);
     let row = words.next().context("usage: microslice-lab ROW [SEED [SCALE]]")?;
+    if row == "eval" {
+        let mut args = EvalArgs::new(inputs.clone(), inputs.cache.join("eval"));
+        (args.jobs, args.seeds) =
+            (1, words.next().map_or(Ok(1), |word| word.parse()).context("SEEDS is a number")?);
+        return eval_lab(&args).map(|_| ());
+    }
+    if row == "e2e" {
+        let folder = inputs.cache.join("e2e");
+        return e2e(&E2eArgs { inputs, folder, jobs: 1, limit: Duration::from_secs(1_200) });
+    }
     let seed = words.next().map_or(Ok(1), |word| word.parse()).context("SEED is a number")?;
     let scale = words.next().map_or(Ok(10), |word| word.parse()).context("SCALE is a number")?;
-    let mut config = scenario::Config::table().into_iter().find(|config| config.name == row).context("no such row")?;
+    let mut config =
+        scenario::Config::table().into_iter().find(|config| config.name == row).context("no such row")?;
     config.push &= inputs.microslice.is_some();
     config.micro_cores = config.micro_cores.filter(|_| inputs.microslice.is_some());
     config.xen_options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_default();
@@ -24,7 +35,10 @@ fn main() -> Result<()> {
         config,
         seed,
         timing: scenario::Timing::scaled(scale),
-        workload: scenario::Workload::Shootdown,
+        workload: match std::env::var("LAB_WORKLOAD").as_deref() {
+            Ok("hog") => scenario::Workload::Hog,
+            _ => scenario::Workload::Shootdown,
+        },
         guest_pcpus: 4,
         vcpus: 4,
     };

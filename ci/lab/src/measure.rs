@@ -5,7 +5,7 @@
 //! time, and the co-runner's samples are cut to the window. The guests' clocks differ by what early boot
 //! loses (under half a second): that shifts the window, it does not change its length.
 //!
-//! A run is refused when CPUs had no constant speed (the guests' calibrations differ) or when the co-runner's samples
+//! A run is refused when CPUs had no constant speed (the guests' calibrations are off) or when the co-runner's samples
 //! do not cover the window.
 
 use crate::results::{Accelerated, Corunner, Latency, Row, Stat, Target, Yields};
@@ -17,8 +17,11 @@ use microslice_guest::protocol::{Event, JobResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Most that calibrations of the two guests may differ.
-const SPEED_TOLERANCE: f64 = 0.05;
+/// Work units a millisecond of one vCPU of four that are all busy and never preempted, at five pCPUs: what progress is a
+/// share of. From `LAB_WORKLOAD=hog microslice-lab alone`; a constant, since time is a count of instructions.
+const FULL_SPEED: f64 = 32.47;
+/// Most that a guest's calibration may be off: a CPU that halts makes a quarter.
+const SPEED_TOLERANCE: f64 = 0.15;
 /// Most that the guests' clocks differ, for windows that end with the run.
 const CLOCKS_NS: u64 = 1_500_000_000;
 
@@ -29,8 +32,6 @@ pub struct Record {
     pub run: Run,
     /// What the target measured, job by job.
     pub jobs: Vec<JobResult>,
-    /// Work units of an undisturbed vCPU in a millisecond.
-    pub work_per_ms: f64,
     /// The co-runner's progress in each job's window; empty without a co-runner.
     pub corunner: Vec<f64>,
     /// `microslice stats --json`.
@@ -51,19 +52,13 @@ impl Record {
             .filter_map(|event| if let Event::Result(result) = event { Some(result.clone()) } else { None })
             .collect();
         ensure!(!jobs.is_empty(), "the target finished no job");
-        let work_per_ms = speed("target", target)?;
         let mut corunner = Vec::new();
+        check_speed("target", target)?;
         if run.config.corun {
             let events = transcript.guests.get("corunner").context("the co-runner reported nothing")?;
-            let other = speed("co-runner", events)?;
-            let off = (other / work_per_ms - 1.0).abs();
-            ensure!(
-                off < SPEED_TOLERANCE,
-                "CPUs had no constant speed: calibrated {work_per_ms:.2} and {other:.2} units/ms"
-            );
-            let full_per_ns = other * run.vcpus as f64 / 1e6;
+            check_speed("co-runner", events)?;
             for job in &jobs {
-                corunner.push(rate(events, job.from_ns, job.to_ns)? / full_per_ns);
+                corunner.push(rate(events, job.from_ns, job.to_ns)? * 1e6 / (FULL_SPEED * run.vcpus as f64));
             }
         }
         let stats = match transcript.captured.get("stats") {
@@ -73,7 +68,7 @@ impl Record {
             }
             None => None,
         };
-        Ok(Record { run: run.clone(), jobs, work_per_ms, corunner, stats, virtual_s: transcript.virtual_s, wall_s })
+        Ok(Record { run: run.clone(), jobs, corunner, stats, virtual_s: transcript.virtual_s, wall_s })
     }
 
     fn job(&self, name: &str) -> Option<&JobResult> {
@@ -83,7 +78,8 @@ impl Record {
     /// A counter of the target, from the stored statistics.
     pub fn counter(&self, name: &str) -> Option<f64> {
         let domains = self.stats.as_ref()?.get("domains")?.as_array()?;
-        let target = domains.iter().find(|domain| domain.get("name").and_then(Value::as_str) == Some("target"))?;
+        let target =
+            domains.iter().find(|domain| domain.get("name").and_then(Value::as_str) == Some("target"))?;
         target.get(name)?.as_f64()
     }
 
@@ -93,20 +89,32 @@ impl Record {
     }
 }
 
-fn speed(who: &str, events: &[Event]) -> Result<f64> {
-    events
+/// Refuses a run whose CPUs had no constant speed.
+fn check_speed(who: &str, events: &[Event]) -> Result<()> {
+    let speed = events
         .iter()
-        .find_map(|event| if let Event::Ready { work_per_ms, .. } = event { Some(*work_per_ms) } else { None })
-        .with_context(|| format!("the {who} never calibrated"))
+        .find_map(
+            |event| if let Event::Ready { work_per_ms, .. } = event { Some(*work_per_ms) } else { None },
+        )
+        .with_context(|| format!("the {who} never calibrated"))?;
+    ensure!(
+        (speed / FULL_SPEED - 1.0).abs() < SPEED_TOLERANCE,
+        "CPUs had no constant speed: the {who} calibrated {speed:.2} units/ms where {FULL_SPEED} are usual"
+    );
+    Ok(())
 }
 
 /// Work units a nanosecond between two times, interpolated between samples.
 fn rate(events: &[Event], from_ns: u64, to_ns: u64) -> Result<f64> {
     let samples: Vec<(u64, u64)> = events
         .iter()
-        .filter_map(|event| if let Event::Progress { t_ns, work } = event { Some((*t_ns, *work)) } else { None })
+        .filter_map(
+            |event| if let Event::Progress { t_ns, work } = event { Some((*t_ns, *work)) } else { None },
+        )
         .collect();
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { bail!("the co-runner has no samples") };
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
+        bail!("the co-runner has no samples")
+    };
     ensure!(first.0 <= from_ns, "the co-runner's first sample comes after the window began");
     ensure!(last.0 + CLOCKS_NS >= to_ns, "the co-runner's last sample comes before the window ended");
     let to_ns = to_ns.min(last.0);
@@ -130,7 +138,11 @@ pub fn row(records: &[Record]) -> Option<Row> {
     let fixed = |job: &JobResult| job.job == "mprotect" || job.job.starts_with("stress");
     let corunner = Stat::over(records.iter().filter_map(|record| record.corunner.first().copied()));
     let refused = |record: &Record| {
-        Some(record.counter("refused_affinity")? + record.counter("refused_limit")? + record.counter("refused_full")?)
+        Some(
+            record.counter("refused_affinity")?
+                + record.counter("refused_limit")?
+                + record.counter("refused_full")?,
+        )
     };
     Some(Row {
         name: config.name.clone(),
@@ -163,7 +175,9 @@ pub fn row(records: &[Record]) -> Option<Row> {
             irq: counted("accel_irq"),
             refused: Stat::over(records.iter().filter_map(refused)),
         }),
-        micro_stay_max_us: Stat::over(records.iter().filter_map(|r| r.pool("micro_stay_max_ns")).map(|ns| ns / 1e3)),
+        micro_stay_max_us: Stat::over(
+            records.iter().filter_map(|r| r.pool("micro_stay_max_ns")).map(|ns| ns / 1e3),
+        ),
         wall_s: Stat::over(records.iter().map(|record| record.wall_s)),
     })
 }
@@ -171,12 +185,13 @@ pub fn row(records: &[Record]) -> Option<Row> {
 /// Work of the spinning threads against as many undisturbed vCPUs.
 fn user_progress(record: &Record) -> Option<f64> {
     let job = record.jobs.iter().find(|job| job.user_threads > 0)?;
-    Some(job.user_work as f64 / (job.seconds() * 1e3 * record.work_per_ms * job.user_threads as f64))
+    Some(job.user_work as f64 / (job.seconds() * 1e3 * FULL_SPEED * job.user_threads as f64))
 }
 
 fn latency<'a>(jobs: impl Iterator<Item = &'a JobResult>) -> Option<Latency> {
     let parts: Vec<&Wire> = jobs.filter_map(|job| job.latency.as_ref()).collect();
-    let quantile = |q: f64| Stat::over(parts.iter().filter_map(|part| part.quantile_ns(q)).map(|ns| ns as f64 / 1e3));
+    let quantile =
+        |q: f64| Stat::over(parts.iter().filter_map(|part| part.quantile_ns(q)).map(|ns| ns as f64 / 1e3));
     Some(Latency {
         mean: Stat::over(parts.iter().filter_map(|part| part.mean_ns()).map(|ns| ns / 1e3))?,
         p50: quantile(0.5)?,

@@ -6,10 +6,12 @@
 //! - `filter-buffer` is a timer the machine cannot see; it ends QEMU's round-robin turns, so CPUs
 //!   interleave every few tens of microseconds.
 //! - x2APIC dies under `-icount`; without a display or realtime timers nothing else ends turns.
+//! - The firmware shows file names to the machine as parts of command lines, and another name is another sample: QEMU runs
+//!   in the run's folder, where files have fixed names.
 //! - The child dies with the thread that runs it, whatever kills that: no QEMU is left behind.
 
 use anyhow::{Context, Result, bail};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,7 +35,7 @@ pub struct Machine<'a> {
     pub seed: u64,
     /// Milliseconds of wall time are not limited by the machine: this is.
     pub limit: Duration,
-    /// Where the serial log goes.
+    /// Where the serial log goes: the run's folder, in which files are linked under their fixed names.
     pub log: PathBuf,
 }
 
@@ -44,21 +46,48 @@ const DOM0: &str = "console=hvc0 panic=1 quiet loglevel=1 nokaslr nowatchdog";
 impl Machine<'_> {
     /// QEMU's arguments; the recipe's, one by one.
     pub fn arguments(&self) -> Vec<String> {
-        // In this option QEMU separates modules by commas; a doubled comma is a comma.
-        let module = |path: &Path| path.display().to_string().replace(',', ",,");
-        let initrd = format!("{} {DOM0},{}", module(self.vmlinux), module(self.initramfs));
+        let initrd = format!("vmlinux {DOM0},dom0.cpio");
         let pcpus = self.pcpus.to_string();
         let seed = (self.seed & 0x7fff_ffff).to_string();
-        let serial = format!("file:{}", self.log.display());
-        let kernel = self.hypervisor.display().to_string();
+        let serial =
+            format!("file:{}", std::path::absolute(&self.log).unwrap_or_else(|_| self.log.clone()).display());
         let append = format!("{XEN} {}", self.xen_options);
         let words = [
-            "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot", "-nic", "none",
-            "-monitor", "none", "-serial", &serial, "-cpu", "qemu64,+svm,+npt,-x2apic", "-m", "2560", "-smp", &pcpus,
-            "-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm", "-seed", &seed,
-            "-netdev", "hubport,hubid=0,id=n0",
-            "-object", "filter-buffer,id=fb0,netdev=n0,interval=40,queue=all",
-            "-kernel", &kernel, "-append", &append, "-initrd", &initrd,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-no-reboot",
+            "-nic",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            &serial,
+            "-cpu",
+            "qemu64,+svm,+npt,-x2apic",
+            "-m",
+            "2560",
+            "-smp",
+            &pcpus,
+            "-icount",
+            "shift=0,sleep=off",
+            "-rtc",
+            "base=2020-01-01,clock=vm",
+            "-seed",
+            &seed,
+            "-netdev",
+            "hubport,hubid=0,id=n0",
+            "-object",
+            "filter-buffer,id=fb0,netdev=n0,interval=40,queue=all",
+            "-kernel",
+            "xen",
+            "-append",
+            &append,
+            "-initrd",
+            &initrd,
         ];
         words.map(str::to_owned).to_vec()
     }
@@ -67,7 +96,14 @@ impl Machine<'_> {
     /// the time limit or a dead hypervisor ends the machine.
     pub fn run(&self, line: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
         std::fs::write(&self.log, b"").with_context(|| format!("create {}", self.log.display()))?;
+        let folder = self.log.parent().context("the serial log has no folder")?;
+        for (name, target) in
+            [("xen", self.hypervisor), ("vmlinux", self.vmlinux), ("dom0.cpio", self.initramfs)]
+        {
+            link(&folder.join(name), target)?;
+        }
         let mut command = Command::new(self.qemu);
+        command.current_dir(folder);
         command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // SAFETY: runs in the child between fork and exec; prctl is a plain system call, async-signal-safe.
         unsafe {
@@ -101,6 +137,13 @@ impl Machine<'_> {
     }
 }
 
+/// Makes `name` a link to `target`.
+fn link(name: &Path, target: &Path) -> Result<()> {
+    let target = std::path::absolute(target).with_context(|| format!("find {}", target.display()))?;
+    let _ = std::fs::remove_file(name);
+    std::os::unix::fs::symlink(&target, name).with_context(|| format!("link {}", name.display()))
+}
+
 /// Ends the child on every way out.
 struct Guard(Child);
 
@@ -125,8 +168,6 @@ impl Tail {
     }
 
     fn drain(&mut self, line: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-        // QEMU writes the same file through its own descriptor; the position here is ours alone.
-        self.file.seek(SeekFrom::Current(0)).context("seek in serial log")?;
         self.file.read_to_end(&mut self.rest).context("read serial log")?;
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let bytes: Vec<u8> = self.rest.drain(..=end).collect();
@@ -146,7 +187,7 @@ mod tests {
             qemu: &qemu,
             hypervisor: Path::new("xen"),
             xen_options: "sched=credit",
-            vmlinux: Path::new("a,b"),
+            vmlinux: Path::new("b"),
             initramfs: Path::new("c"),
             pcpus: 5,
             seed: 1,

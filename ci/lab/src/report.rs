@@ -34,7 +34,11 @@ fn latency_cell(latency: &Latency) -> String {
 }
 
 fn counters(stats: &[Option<Stat>]) -> String {
-    stats.iter().map(|stat| stat.map_or("-".to_owned(), |stat| format!("{:.0}", stat.mean))).collect::<Vec<_>>().join("/")
+    stats
+        .iter()
+        .map(|stat| stat.map_or("-".to_owned(), |stat| format!("{:.0}", stat.mean)))
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn percent(stat: Option<&Stat>) -> String {
@@ -122,7 +126,10 @@ pub fn html(results: &Results) -> Result<String> {
     table += "</table>";
     let mut plots = String::new();
     if let Some(svg) = latency_plot(results).context("plot latencies")? {
-        let _ = write!(plots, "<h2>Pure TLB shootdown</h2>{svg}<p>Mark: mean of the seeds; bar: smallest to largest.</p>");
+        let _ = write!(
+            plots,
+            "<h2>Pure TLB shootdown</h2>{svg}<p>Mark: mean of the seeds; bar: smallest to largest.</p>"
+        );
     }
     if let Some(svg) = progress_plot(results).context("plot progress")? {
         let _ = write!(plots, "<h2>Progress</h2>{svg}");
@@ -145,6 +152,13 @@ pub fn html(results: &Results) -> Result<String> {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
+
+/// A kind of mark: its name, colour, place in a row's column, and what it shows.
+type Kind<'a, F> = (&'a str, RGBColor, f64, F);
+/// One statistic of a distribution.
+type PickLatency = fn(&Latency) -> Stat;
+/// A value of a row and what it is compared with.
+type Pick<'a> = Box<dyn Fn(&Row) -> Option<(Stat, f64)> + 'a>;
 
 /// Latencies on a logarithmic axis: p50, mean and p99 of each row with the spread of the seeds.
 fn latency_plot(results: &Results) -> Result<Option<String>> {
@@ -172,16 +186,21 @@ fn latency_plot(results: &Results) -> Result<Option<String>> {
             .y_label_formatter(&|y| format!("{y:.0}"))
             .y_desc("microseconds")
             .draw()?;
-        let kinds: [(&str, RGBColor, f64, fn(&Latency) -> Stat); 3] = [
+        let kinds: [Kind<PickLatency>; 3] = [
             ("p50", RGBColor(90, 90, 90), 0.3, |latency| latency.p50),
             ("mean", RGBColor(20, 90, 200), 0.5, |latency| latency.mean),
             ("p99", RGBColor(200, 60, 30), 0.7, |latency| latency.p99),
         ];
         for (name, color, place, pick) in kinds {
-            let points: Vec<(f64, Stat)> =
-                rows.iter().enumerate().map(|(index, (_, latency))| (index as f64 + place, pick(latency))).collect();
+            let points: Vec<(f64, Stat)> = rows
+                .iter()
+                .enumerate()
+                .map(|(index, (_, latency))| (index as f64 + place, pick(latency)))
+                .collect();
             chart.draw_series(
-                points.iter().map(|(x, s)| PathElement::new(vec![(*x, s.min), (*x, s.max)], color.stroke_width(3))),
+                points
+                    .iter()
+                    .map(|(x, s)| PathElement::new(vec![(*x, s.min), (*x, s.max)], color.stroke_width(3))),
             )?;
             chart
                 .draw_series(points.iter().map(|(x, s)| Circle::new((*x, s.mean), 5, color.filled())))?
@@ -207,7 +226,7 @@ fn progress_plot(results: &Results) -> Result<Option<String>> {
     let rows: Vec<&Row> = results.rows.iter().filter(|row| row.consolidated).collect();
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     let progress = |row: &Row| row.corunner.as_ref().map(|corunner| corunner.progress);
-    let kinds: [(&str, RGBColor, f64, Box<dyn Fn(&Row) -> Option<(Stat, f64)>>); 2] = [
+    let kinds: [Kind<Pick<'_>>; 2] = [
         (
             "target elapsed / credit",
             RGBColor(20, 90, 200),
@@ -245,15 +264,95 @@ fn progress_plot(results: &Results) -> Result<Option<String>> {
                 .collect();
             let (fill, color) = (color.filled(), *color);
             chart
-                .draw_series(bars.iter().map(|(x, s, base)| Rectangle::new([(*x, 0.0), (x + 0.28, s.mean / base)], fill)))?
+                .draw_series(
+                    bars.iter()
+                        .map(|(x, s, base)| Rectangle::new([(*x, 0.0), (x + 0.28, s.mean / base)], fill)),
+                )?
                 .label(*name)
                 .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], color.filled()));
             chart.draw_series(bars.iter().map(|(x, s, base)| {
-                PathElement::new(vec![(x + 0.14, s.min / base), (x + 0.14, s.max / base)], BLACK.stroke_width(2))
+                PathElement::new(
+                    vec![(x + 0.14, s.min / base), (x + 0.14, s.max / base)],
+                    BLACK.stroke_width(2),
+                )
             }))?;
         }
         chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
         area.present()?;
     }
     Ok(Some(svg))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::{Corunner, SCHEMA, Source, Target};
+
+    fn stat(mean: f64) -> Stat {
+        Stat { mean, min: mean / 2.0, max: mean * 2.0 }
+    }
+
+    fn row(name: &str, us: f64) -> Row {
+        let latency = Latency {
+            mean: stat(us),
+            p50: stat(us),
+            p99: stat(us * 3.0),
+            max: stat(us * 9.0),
+            samples: 5,
+            pooled_p99: None,
+        };
+        Row {
+            name: name.into(),
+            scheduler: name.into(),
+            policy: None,
+            micro_cores: None,
+            consolidated: true,
+            runs: 2,
+            target: Target { elapsed_s: Some(stat(us / 1e3)), throughput: None, user_progress: None },
+            corunner: Some(Corunner { progress: stat(0.5) }),
+            tlb_sync_us: Some(latency),
+            mprotect_us: None,
+            lock_wait_us: None,
+            yields: None,
+            accelerated: None,
+            micro_stay_max_us: None,
+            wall_s: None,
+        }
+    }
+
+    fn results() -> Results {
+        Results {
+            schema: SCHEMA.into(),
+            source: Source::Lab,
+            scenario: "a < b".into(),
+            seeds: vec![1, 2],
+            xen: "4.20".into(),
+            config: serde_json::json!({ "timing": { "slice_ms": 150 } }),
+            rows: vec![row("credit", 200_000.0), row("microslice", 1_000.0)],
+        }
+    }
+
+    #[test]
+    fn the_ratios_name_what_is_wanted() {
+        let text = ratios(&results());
+        assert!(
+            text.contains("mean 200.0x lower (10 wanted)") && text.contains("co-runner keeps 100 %"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_report_holds_its_plots_and_loads_nothing() {
+        let page = html(&results()).unwrap();
+        assert_eq!(page.matches("<svg").count(), 2);
+        assert!(page.contains("a &lt; b") && page.contains("microslice"));
+        assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
+    }
+
+    #[test]
+    fn results_survive_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        results().write(folder.path()).unwrap();
+        assert_eq!(Results::read(&folder.path().join("results.json")).unwrap(), results());
+    }
 }

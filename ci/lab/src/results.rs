@@ -190,8 +190,14 @@ impl Results {
     /// Reads a results file.
     pub fn read(path: &Path) -> Result<Results> {
         let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        let results: Results = serde_json::from_slice(&text).with_context(|| format!("results in {}", path.display()))?;
-        ensure!(results.schema == SCHEMA, "results in {}: schema {} is not {SCHEMA}", path.display(), results.schema);
+        let results: Results =
+            serde_json::from_slice(&text).with_context(|| format!("results in {}", path.display()))?;
+        ensure!(
+            results.schema == SCHEMA,
+            "results in {}: schema {} is not {SCHEMA}",
+            path.display(),
+            results.schema
+        );
         Ok(results)
     }
 

@@ -24,9 +24,25 @@ pub struct Finished {
     pub wall: Duration,
 }
 
-/// Runs `run` with its files in `folder`, at most `limit` of wall time.
-pub fn execute(inputs: &LabInputs, images: &Images, run: &Run, folder: &Path, limit: Duration) -> Result<Finished> {
-    machine(inputs, images, &run.name(), &run.xen_options(), run.guest_pcpus + 1, run.seed, &run.job(), folder, limit)
+/// Runs `run` with its files in `folder`/NAME, at most `limit` of wall time.
+pub fn execute(
+    inputs: &LabInputs,
+    images: &Images,
+    run: &Run,
+    folder: &Path,
+    limit: Duration,
+) -> Result<Finished> {
+    machine(
+        inputs,
+        images,
+        &run.name(),
+        &run.xen_options(),
+        run.guest_pcpus + 1,
+        run.seed,
+        &run.job(),
+        folder,
+        limit,
+    )
 }
 
 /// Runs any job archive; `name` labels progress and files.
@@ -42,12 +58,13 @@ pub fn machine(
     folder: &Path,
     limit: Duration,
 ) -> Result<Finished> {
+    let folder = &folder.join(name);
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let initramfs = folder.join(format!("{name}.cpio"));
+    let initramfs = folder.join("initramfs");
     let mut bytes = std::fs::read(&images.dom0).with_context(|| format!("read {}", images.dom0.display()))?;
     bytes.extend_from_slice(job);
     std::fs::write(&initramfs, bytes).with_context(|| format!("write {}", initramfs.display()))?;
-    let log = folder.join(format!("{name}.serial.log"));
+    let log = folder.join("serial.log");
     let machine = Machine {
         qemu: &inputs.qemu,
         hypervisor: &inputs.hypervisor,
@@ -74,7 +91,10 @@ fn watch(machine: &Machine<'_>, name: &str, started: Instant) -> Result<Transcri
         if let Seen::Phase(phase, virtual_s) = reader.line(line)?
             && (phase != last_phase || last_shown.elapsed() > QUIET)
         {
-            eprintln!("  {name:<16} {phase:<24} virtual {virtual_s:6.1} s  wall {:4.0} s", started.elapsed().as_secs_f64());
+            eprintln!(
+                "  {name:<16} {phase:<24} virtual {virtual_s:6.1} s  wall {:4.0} s",
+                started.elapsed().as_secs_f64()
+            );
             (last_phase, last_shown) = (phase, Instant::now());
         }
         Ok(())

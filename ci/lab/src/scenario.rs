@@ -176,7 +176,10 @@ impl Run {
             Scheduler::Credit => options += &format!(" sched_credit_tslice_ms={}", timing.slice_ms),
             Scheduler::Credit2 => {}
             Scheduler::Microslice => {
-                options += &format!(" microslice_tslice_ms={} microslice_micro_us={}", timing.slice_ms, timing.micro_us);
+                options += &format!(
+                    " microslice_tslice_ms={} microslice_micro_us={}",
+                    timing.slice_ms, timing.micro_us
+                );
             }
         }
         if !self.config.xen_options.is_empty() {
@@ -226,19 +229,24 @@ impl Run {
 
     /// The job as an archive to append to dom0's initramfs.
     pub fn job(&self) -> Vec<u8> {
+        self.job_for("measure", "idle")
+    }
+
+    /// The same for an agent script, `agent/SCRIPT.sh` in dom0's image; `end` is what guests do when they are done.
+    pub fn job_for(&self, script: &str, end: &str) -> Vec<u8> {
         let config = &self.config;
         let flag = |on: bool| u8::from(on);
         let micro = config.micro_cores.map(|count| count.to_string()).unwrap_or_default();
         let job = format!(
-            "SCENARIO=measure\nCORUN={}\nPUSH={}\nMICRO={micro}\nSTATS={}\nLIMIT=600\n",
+            "SCENARIO={script}\nCORUN={}\nPUSH={}\nMICRO={micro}\nSTATS={}\nLIMIT=600\n",
             flag(config.corun),
             flag(config.push),
             flag(config.push || config.micro_cores.is_some())
         );
         let mut archive = Archive::default();
         archive.file("job/job.sh", job, 0o644);
-        archive.file("job/target.cfg", self.guest_config("target", &self.target_jobs(), "idle"), 0o644);
-        archive.file("job/corunner.cfg", self.guest_config("corunner", &self.corunner_jobs(), "idle"), 0o644);
+        archive.file("job/target.cfg", self.guest_config("target", &self.target_jobs(), end), 0o644);
+        archive.file("job/corunner.cfg", self.guest_config("corunner", &self.corunner_jobs(), end), 0o644);
         archive.bytes()
     }
 }

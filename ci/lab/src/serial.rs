@@ -6,16 +6,28 @@
 //! `(XEN)`; one that warns, or that breaks an agent line in two, makes the run worthless.
 
 use anyhow::{Context, Result, bail, ensure};
-use microslice_guest::protocol::{self, Event};
+use microslice_guest::protocol::Event;
 use std::collections::BTreeMap;
 
 /// A hypervisor that prints one of these was not well.
 const ALARMS: [&str; 13] = [
-    "Xen WARN", "Xen BUG", "Assertion '", "Xen call trace", "rejected", "Panic on CPU", "FATAL PAGE FAULT",
-    "FATAL TRAP", "WARNING:", "lock-order", "Watchdog timer", "BUG at", "Domain crash",
+    "Xen WARN",
+    "Xen BUG",
+    "Assertion '",
+    "Xen call trace",
+    "rejected",
+    "Panic on CPU",
+    "FATAL PAGE FAULT",
+    "FATAL TRAP",
+    "WARNING:",
+    "lock-order",
+    "Watchdog timer",
+    "BUG at",
+    "Domain crash",
 ];
 /// Start-up lines of a stock Xen on QEMU's CPU; not about scheduling.
-const HARMLESS: [&str; 4] = ["CONSOLE OUTPUT IS SYNCHRONOUS", "EXPERIMENTAL", "NOT SECURITY SUPPORTED", "Speculative"];
+const HARMLESS: [&str; 4] =
+    ["CONSOLE OUTPUT IS SYNCHRONOUS", "EXPERIMENTAL", "NOT SECURITY SUPPORTED", "Speculative"];
 
 /// Output and exit status of a command the agent ran.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +89,9 @@ impl Reader {
                 self.transcript.captured.insert(rest.to_owned(), Captured::default());
             }
             "|" => {
-                if let Some(captured) = self.open.as_ref().and_then(|name| self.transcript.captured.get_mut(name)) {
+                if let Some(captured) =
+                    self.open.as_ref().and_then(|name| self.transcript.captured.get_mut(name))
+                {
                     captured.text.push_str(rest);
                     captured.text.push('\n');
                 }
@@ -96,8 +110,10 @@ impl Reader {
     }
 
     fn guest(&mut self, rest: &str) -> Result<()> {
-        let (name, json) = rest.split_once(' ').with_context(|| format!("guest line without a report: {rest}"))?;
-        let event: Event = serde_json::from_str(json).with_context(|| format!("report of guest {name}: {json}"))?;
+        let (name, json) =
+            rest.split_once(' ').with_context(|| format!("guest line without a report: {rest}"))?;
+        let event: Event =
+            serde_json::from_str(json).with_context(|| format!("report of guest {name}: {json}"))?;
         if let Event::Failed { error } = &event {
             bail!("guest {name}: {error}");
         }
@@ -127,11 +143,6 @@ fn is_alarm(line: &str) -> bool {
     ALARMS.iter().any(|alarm| text.contains(alarm)) && !HARMLESS.iter().any(|word| text.contains(word))
 }
 
-/// Checks that `protocol`'s mark and the agent's filter agree.
-pub fn guest_mark() -> &'static str {
-    protocol::MARK
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +163,10 @@ mod tests {
         let run = read(log).unwrap();
         assert_eq!(run.guests["target"], [Event::Done { t_ns: 5 }]);
         assert_eq!((run.captured["stats"].text.as_str(), run.captured["stats"].status), ("{}\n", 3));
-        assert_eq!(run.checks, [("bad-input".into(), String::new()), ("cpu-off".into(), "xl said no".into())]);
+        assert_eq!(
+            run.checks,
+            [("bad-input".into(), String::new()), ("cpu-off".into(), "xl said no".into())]
+        );
         assert_eq!(run.virtual_s, 12.5);
     }
 

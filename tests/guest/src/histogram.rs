@@ -174,10 +174,15 @@ mod tests {
 
     #[test]
     fn merging_equals_recording_together() {
-        let (mut left, mut right, mut both) = (Histogram::default(), Histogram::default(), Histogram::default());
+        let (mut left, mut right, mut both) =
+            (Histogram::default(), Histogram::default(), Histogram::default());
         for value in 0..500u64 {
             let value = value * value * 37;
-            if value % 3 == 0 { left.record(value) } else { right.record(value) }
+            if value % 3 == 0 {
+                left.record(value)
+            } else {
+                right.record(value)
+            }
             both.record(value);
         }
         assert_eq!(Wire::merged([&left.wire(), &right.wire()]), both.wire());

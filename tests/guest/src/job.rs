@@ -60,7 +60,7 @@ pub enum Job {
 pub struct Order {
     /// In order.
     pub jobs: Vec<Job>,
-    /// Milliseconds of sleep before calibration, in which the machine around the guest may be set up.
+    /// Milliseconds of sleep before calibration, in which the guest may be paused to set things up, and then half as many.
     pub wait_ms: u64,
     /// Afterwards.
     pub end: End,
@@ -116,12 +116,15 @@ fn parse_job(text: &str) -> Result<Job, JobError> {
     let name = parts.next().unwrap_or_default();
     let mut keys = Keys { job: name, map: BTreeMap::new() };
     for part in parts {
-        let (key, value) =
-            part.split_once('=').ok_or_else(|| JobError(format!("parse job {name}: {part:?} is not key=value")))?;
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| JobError(format!("parse job {name}: {part:?} is not key=value")))?;
         keys.map.insert(key, value);
     }
     let job = match name {
-        "shootdown" => Job::Shootdown { secs: keys.number("secs", 10.0)?, warm_ms: keys.number("warm_ms", 1_000)? },
+        "shootdown" => {
+            Job::Shootdown { secs: keys.number("secs", 10.0)?, warm_ms: keys.number("warm_ms", 1_000)? }
+        }
         "mprotect" => Job::Mprotect { iters: keys.number("iters", 1_000)? },
         "hog" => Job::Hog {
             burst_ms: keys.range("burst_ms", (10, 70))?,
@@ -169,7 +172,9 @@ impl Keys<'_> {
     fn range(&mut self, key: &str, default: (u64, u64)) -> Result<(u64, u64), JobError> {
         let Some(value) = self.map.remove(key) else { return Ok(default) };
         let what = format!("job {} {key}", self.job);
-        let (low, high) = value.split_once('-').ok_or_else(|| JobError(format!("parse {what}: {value:?} is not LOW-HIGH")))?;
+        let (low, high) = value
+            .split_once('-')
+            .ok_or_else(|| JobError(format!("parse {what}: {value:?} is not LOW-HIGH")))?;
         let range = (number(&what, low)?, number(&what, high)?);
         if range.0 > range.1 {
             return Err(JobError(format!("parse {what}: {value:?} runs backwards")));

@@ -12,7 +12,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let init = std::process::id() == 1;
-    let outcome = if init { prepare().and_then(|()| std::fs::read_to_string("/proc/cmdline")) } else { Ok(arguments()) };
+    let outcome = if init {
+        prepare().and_then(|()| std::fs::read_to_string("/proc/cmdline"))
+    } else {
+        Ok(arguments())
+    };
     let end = outcome.and_then(|text| run(&text));
     let failed = end.is_err();
     let end = end.unwrap_or_else(|error| {
@@ -39,15 +43,19 @@ fn prepare() -> Result<()> {
         sys::mount(kind, target)?;
     }
     // The kernel may have mounted devtmpfs already.
-    sys::mount("devtmpfs", "/dev").or_else(|error| if error.raw_os_error() == Some(libc::EBUSY) { Ok(()) } else { Err(error) })
+    sys::mount("devtmpfs", "/dev")
+        .or_else(|error| if error.raw_os_error() == Some(libc::EBUSY) { Ok(()) } else { Err(error) })
 }
 
 fn run(text: &str) -> Result<End> {
     let order = Order::parse(text).map_err(std::io::Error::other)?;
     report(&Event::Booted { t_ns: sys::shared_ns() });
     std::thread::sleep(std::time::Duration::from_millis(order.wait_ms));
-    let (vcpus, work_per_ms) = (sys::cpus(), work::calibrate());
-    report(&Event::Ready { t_ns: sys::shared_ns(), vcpus, work_per_ms });
+    // The wait is there for dom0 to pause this guest in; what comes after it must not meet dom0 at work.
+    std::thread::sleep(std::time::Duration::from_millis(order.wait_ms / 2));
+    let (vcpus, batches) = (sys::cpus(), work::calibrate());
+    let work_per_ms = work::median(&batches);
+    report(&Event::Ready { t_ns: sys::shared_ns(), vcpus, work_per_ms, batches });
     let guest = Guest { vcpus, seed: order.seed, work_per_ms, report: &report };
     for job in &order.jobs {
         report(&Event::Result(workload::run(job, &guest)?));

@@ -28,6 +28,9 @@ pub enum Event {
         vcpus: usize,
         /// Work units one vCPU that is never preempted does in a millisecond.
         work_per_ms: f64,
+        /// The calibration's single values, in order.
+        #[serde(default)]
+        batches: Vec<f64>,
     },
     /// The co-runner's work so far, all threads.
     Progress {
@@ -80,7 +83,8 @@ impl JobResult {
 /// The console line of an event.
 pub fn line(event: &Event) -> String {
     // Maps with string keys and numbers only: serialisation has no failing case.
-    let json = serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"ev\":\"failed\",\"error\":\"{error}\"}}"));
+    let json = serde_json::to_string(event)
+        .unwrap_or_else(|error| format!("{{\"ev\":\"failed\",\"error\":\"{error}\"}}"));
     format!("{MARK}{json}")
 }
 

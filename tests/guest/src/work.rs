@@ -45,19 +45,27 @@ pub fn total(counters: &[Counter]) -> u64 {
 /// Work units between two looks at the clock while calibrating: a few milliseconds.
 const BATCH: u64 = 100;
 
-/// Work units a millisecond on an undisturbed CPU: the best of a few batches. The clock is read once a
-/// batch, since a workload reads it about as seldom.
-pub fn calibrate() -> f64 {
-    let (mut best, mut state): (f64, u64) = (0.0, 1);
-    for _ in 0..10 {
+/// Work units a millisecond, batch by batch. The clock is read once a batch, since a workload reads it about
+/// as seldom.
+pub fn calibrate() -> Vec<f64> {
+    let mut state = 1;
+    let mut batches = Vec::new();
+    for _ in 0..16 {
         let start = sys::monotonic_ns();
         for _ in 0..BATCH {
             state = unit(state);
         }
-        best = best.max(BATCH as f64 * 1e6 / (sys::monotonic_ns() - start).max(1) as f64);
+        batches.push(BATCH as f64 * 1e6 / (sys::monotonic_ns() - start).max(1) as f64);
     }
     black_box(state);
-    best
+    batches
+}
+
+/// The middle of several values; 0 without values.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// xorshift64*: small, seeded, the same everywhere.

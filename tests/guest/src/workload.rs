@@ -169,7 +169,13 @@ fn hog(guest: &Guest<'_>, plan: &HogPlan) -> Result<JobResult> {
     })
 }
 
-fn hog_thread(cpu: usize, guest: &Guest<'_>, plan: &HogPlan, work: &[Counter], stop: &AtomicBool) -> Result<()> {
+fn hog_thread(
+    cpu: usize,
+    guest: &Guest<'_>,
+    plan: &HogPlan,
+    work: &[Counter],
+    stop: &AtomicBool,
+) -> Result<()> {
     sys::pin_to(cpu)?;
     let counter = work.get(cpu).ok_or_else(|| Error::other("no counter for this vCPU"))?;
     let mut random = Random::new(guest.seed.wrapping_mul(1_000).wrapping_add(cpu as u64));
@@ -207,7 +213,8 @@ fn stress(guest: &Guest<'_>, stressor: &str, ops: u64, extra: &str) -> Result<Jo
     let from_ns = sys::shared_ns();
     let output = command.output()?;
     let to_ns = sys::shared_ns();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let bogo_ops = bogo_ops(&text, stressor)
         .filter(|_| output.status.success())
         .ok_or_else(|| Error::other(format!("stress-ng --{stressor}: {}: {}", output.status, text.trim())))?;
@@ -236,7 +243,7 @@ mod tests {
     use super::*;
 
     fn guest(report: &(dyn Fn(&Event) + Sync)) -> Guest<'_> {
-        Guest { vcpus: sys::cpus(), seed: 1, work_per_ms: work::calibrate(), report }
+        Guest { vcpus: sys::cpus(), seed: 1, work_per_ms: work::median(&work::calibrate()), report }
     }
 
     #[test]

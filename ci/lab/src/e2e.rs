@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! End to end on real Xen: fails when the product does not work. What each run proves: tests/e2e/README.md.
+//!
+//! All bounds are ratios to what was set, none is a measured time.
+
+use crate::images::{self, Images};
+use crate::inputs::LabInputs;
+use crate::measure::Record;
+use crate::run;
+use crate::scenario::{Config, Run, Timing, Workload};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// What to test.
+#[derive(Clone, Debug)]
+pub struct E2eArgs {
+    /// Paths of everything built; the `microslice` command is needed.
+    pub inputs: LabInputs,
+    /// Where serial logs go.
+    pub folder: PathBuf,
+    /// Machines side by side.
+    pub jobs: usize,
+    /// Wall time that one run may take.
+    pub limit: Duration,
+}
+
+/// One of the runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    Control,
+    Accelerated,
+    Again,
+    NoRanges,
+}
+
+/// Runs all cases, then says which failed and why.
+pub fn e2e(args: &E2eArgs) -> Result<()> {
+    ensure!(args.inputs.microslice.is_some(), "e2e: the microslice command is needed");
+    eprintln!("e2e: images");
+    let images = images::prepare(&args.inputs, false)?;
+    let queue = Mutex::new(vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control]);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.clamp(1, 4) {
+            scope.spawn(|| {
+                while let Some(case) = { locked(&queue).pop() } {
+                    match one(args, &images, case) {
+                        Ok(()) => eprintln!("e2e: {case:?}: ok"),
+                        Err(error) => {
+                            eprintln!("e2e: {case:?}: FAILED: {error:#}");
+                            locked(&failures).push(format!("{case:?}: {error:#}"));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().map_err(|_| anyhow::anyhow!("e2e: a worker panicked"))?;
+    if failures.is_empty()
+        && let Err(error) = same_bytes(args)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("e2e: {} failed:\n  {}", failures.len(), failures.join("\n  "))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A short run with one micro core beside a co-runner.
+fn short_run() -> Run {
+    let timing =
+        Timing { slices: 12, warm_slices: 2, iterations: 300, ..Timing::scaled(Timing::DEFAULT_SCALE) };
+    Run {
+        config: Config::microslice(1),
+        seed: 1,
+        timing,
+        workload: Workload::Shootdown,
+        guest_pcpus: 4,
+        vcpus: 4,
+    }
+}
+
+fn folder(args: &E2eArgs, case: Case) -> PathBuf {
+    args.folder.join(format!("{case:?}").to_lowercase())
+}
+
+fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
+    let mut run = short_run();
+    match case {
+        Case::Control => return control(args, images),
+        Case::NoRanges => {
+            run.config.name = "no-ranges".to_owned();
+            run.config.push = false;
+        }
+        Case::Accelerated | Case::Again => {}
+    }
+    let finished = run::execute(&args.inputs, images, &run, &folder(args, case), args.limit)?;
+    let record = Record::of(&run, &finished.transcript, finished.wall.as_secs_f64())?;
+    match case {
+        Case::NoRanges => {
+            let granted = counter(&record, "accel_ipi")? + counter(&record, "accel_lock")?;
+            ensure!(
+                granted == 0.0,
+                "{granted} vCPUs were accelerated by their RIP although no range was pushed"
+            );
+            Ok(())
+        }
+        _ => accelerated(&record),
+    }
+}
+
+fn counter(record: &Record, name: &str) -> Result<f64> {
+    record.counter(name).with_context(|| format!("microslice stats has no {name} of the target"))
+}
+
+fn pool(record: &Record, name: &str) -> Result<f64> {
+    record.pool(name).with_context(|| format!("microslice stats has no {name} of the pool"))
+}
+
+fn accelerated(record: &Record) -> Result<()> {
+    let timing = &record.run.timing;
+    ensure!(counter(record, "ranges")? > 0.0, "Xen holds no ranges of the target: they were not pushed");
+    for name in ["yields_ipi", "accel_ipi", "yields_kept", "micro_runs"] {
+        ensure!(
+            counter(record, name)? > 0.0,
+            "{name} stayed 0: the hook that reads the yielder's RIP does not work"
+        );
+    }
+    let micro_ns = timing.micro_us as f64 * 1e3;
+    let mean = pool(record, "micro_ns")? / pool(record, "micro_runs")?.max(1.0);
+    ensure!(
+        mean <= 1.5 * micro_ns,
+        "micro slices are not short: {:.0} us on average where {} us are set",
+        mean / 1e3,
+        timing.micro_us
+    );
+    let stay = pool(record, "micro_stay_max_ns")?;
+    ensure!(
+        stay <= 2.0 * micro_ns,
+        "a vCPU stayed {:.0} us on a micro core while another waited; the micro slice is {} us",
+        stay / 1e3,
+        timing.micro_us
+    );
+    let rejected = pool(record, "rejected")?;
+    ensure!(rejected == 0.0, "Xen rejected {rejected} decisions of the core");
+    let latency =
+        record.jobs.iter().find_map(|job| job.latency.as_ref()).context("no shootdown was measured")?;
+    let mean_ms = latency.mean_ns().context("no shootdown was measured")? / 1e6;
+    ensure!(
+        mean_ms < timing.slice_ms as f64 / 4.0,
+        "shootdowns take {mean_ms:.1} ms on average with one micro core, a normal slice {} ms",
+        timing.slice_ms
+    );
+    Ok(())
+}
+
+/// Same seed, same bytes.
+fn same_bytes(args: &E2eArgs) -> Result<()> {
+    let read = |case: Case| {
+        let path = folder(args, case).join(short_run().name()).join("serial.log");
+        std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+    };
+    let (one, two) = (read(Case::Accelerated)?, read(Case::Again)?);
+    if one == two {
+        eprintln!("e2e: same seed, same serial log: {} bytes", one.len());
+        return Ok(());
+    }
+    let at = one.iter().zip(&two).position(|(left, right)| left != right).unwrap_or(one.len().min(two.len()));
+    bail!(
+        "the same seed gave another serial log: they differ from byte {at} on, in {}",
+        args.folder.display()
+    )
+}
+
+fn control(args: &E2eArgs, images: &Images) -> Result<()> {
+    let run = short_run();
+    let folder = folder(args, Case::Control);
+    let job = run.job_for("control", "poweroff");
+    let finished = run::machine(
+        &args.inputs,
+        images,
+        "control",
+        "sched=microslice",
+        run.guest_pcpus + 1,
+        run.seed,
+        &job,
+        &folder,
+        args.limit,
+    )?;
+    let checks = &finished.transcript.checks;
+    let wrong: Vec<String> = checks
+        .iter()
+        .filter(|(_, wrong)| !wrong.is_empty())
+        .map(|(name, wrong)| format!("{name}: {wrong}"))
+        .collect();
+    ensure!(!checks.is_empty(), "the control script checked nothing");
+    ensure!(
+        wrong.is_empty(),
+        "{} of {} checks failed, serial log in {}:\n    {}",
+        wrong.len(),
+        checks.len(),
+        folder.display(),
+        wrong.join("\n    ")
+    );
+    eprintln!("e2e: control path: {} checks", checks.len());
+    Ok(())
+}

@@ -1,0 +1,178 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-only
+# The control path on real Xen, in dom0: bad input changes nothing and says why; pools, pCPUs, vCPUs and domains
+# come and go under the microslice scheduler while a guest works. Boot with sched=microslice, 4 + 1 pCPUs.
+# One line a check: "@lab check NAME ok", or what is wrong.
+. /agent/lib.sh
+
+ok() { say "check $1 ok"; }
+bad() { name=$1; shift; say "check $name $*"; }
+
+# must NAME COMMAND...: it succeeds.
+must() {
+    name=$1; shift
+    if "$@" >/tmp/must 2>&1; then ok "$name"; else bad "$name" "$*: status $?: $(tr '\n' ' ' </tmp/must)"; fi
+}
+
+# What bad input may not change.
+state() {
+    microslice pool list --json | grep -E '"(name|slice_us|micro_slice_us|ratelimit_us|nr_micro|nr_cpus)"'
+    microslice domain list --json | grep -E '"(name|pool|weight|cap|ranges|generation)"'
+}
+
+# refused NAME WORD COMMAND...: exit status 1 or 2, one clear error that holds WORD, and nothing changed.
+refused() {
+    name=$1 word=$2; shift 2
+    state >/tmp/before
+    "$@" >/tmp/stdout 2>/tmp/stderr; status=$?
+    state >/tmp/after
+    if [ $status != 1 ] && [ $status != 2 ]; then
+        bad "$name" "status $status: $(tr '\n' ' ' </tmp/stderr)"
+    elif ! grep -qi "$word" /tmp/stderr; then
+        bad "$name" "error without '$word': $(tr '\n' ' ' </tmp/stderr)"
+    elif ! cmp -s /tmp/before /tmp/after; then
+        bad "$name" "changed something: $(diff /tmp/before /tmp/after | tr '\n' ' ')"
+    else
+        ok "$name"
+    fi
+}
+
+# alive NAME GUEST: the guest's hog goes on.
+alive() {
+    before=$(grep -c '"ev":"progress"' "$(log_of "$2")"); count=0
+    while [ "$(grep -c '"ev":"progress"' "$(log_of "$2")")" -le $((before + 2)) ]; do
+        count=$((count + 1))
+        [ $count -gt 100 ] && { bad "$1" "no progress of $2 in 5 s"; collect vcpus xl vcpu-list; return; }
+        usleep 50000
+    done
+    ok "$1"
+}
+
+# is NAME WANTED GOT
+is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "wanted '$2', got '$3'"; fi; }
+
+pool_value() { microslice pool show "$1" --json | sed -n "s/.*\"$2\": \([0-9]*\).*/\1/p"; }
+
+# finish GUEST: wait for a domain to be gone.
+gone() {
+    count=0
+    while xl domid "$1" >/dev/null 2>&1; do
+        count=$((count + 1))
+        [ $count -gt 100 ] && { bad "$1-destroy" "still there after 5 s"; return; }
+        usleep 50000
+    done
+    ok "$1-destroy"
+}
+
+phase boot-guest
+xl create -q -e /job/corunner.cfg || fail "create corunner"
+await corunner progress 120 || { dump_guest corunner; fail "corunner not at work"; }
+
+phase bad-input
+# What dom0 does alone takes a fifth of the time it takes beside a busy guest.
+xl pause corunner
+K=/boot/vmlinuz
+dd if=$K of=/tmp/short bs=1M count=4 2>/dev/null
+dd if=/dev/urandom of=/tmp/noise bs=64k count=1 2>/dev/null
+: >/tmp/empty
+refused not-a-kernel /tmp/noise microslice symbols push corunner /tmp/noise
+refused empty-file /tmp/empty microslice symbols push corunner /tmp/empty
+refused truncated-kernel /tmp/short microslice symbols push corunner /tmp/short
+refused missing-file /tmp/none microslice symbols push corunner /tmp/none
+refused pool-too-big "micro" microslice pool resize 5
+refused pool-absurd "micro" microslice pool resize 4000000000
+refused pool-unknown "nosuch" microslice pool resize --pool nosuch 1
+refused slice-too-short "" microslice pool slice --normal 10us
+refused micro-beyond-slice "" microslice pool slice --micro 2s
+refused weight-zero "" microslice domain set corunner --weight 0
+must import microslice symbols import $K -o /tmp/ranges.json
+refused domain-unknown nosuch microslice symbols push nosuch /tmp/ranges.json
+range() { echo "  - {start: \"$1\", end: \"$2\", class: irq, names: [a]}"; }
+head_of_file() {
+    echo "microslice-ranges: 1"
+    echo "kernel: test"
+    echo "ranges:"
+}
+{ head_of_file; range 0xffffffff81002000 0xffffffff81003000; range 0xffffffff81000000 0xffffffff81001000; } >/tmp/unsorted.yaml
+{ head_of_file; range 0xffffffff81000000 0xffffffff81003000; range 0xffffffff81002000 0xffffffff81004000; } >/tmp/overlap.yaml
+{ head_of_file; awk 'BEGIN { for (i = 0; i < 4097; i++) printf "  - {start: \"0xffffffff8%07x\", end: \"0xffffffff8%07x\", class: irq, names: [a]}\n", i * 32, i * 32 + 16 }'; } >/tmp/many.yaml
+refused ranges-unsorted "sorted\|order" microslice symbols push corunner /tmp/unsorted.yaml --slide none
+refused ranges-overlap "overlap" microslice symbols push corunner /tmp/overlap.yaml --slide none
+refused ranges-too-many "4096" microslice symbols push corunner /tmp/many.yaml --slide none
+echo 'nobody:x:65534:65534:nobody:/:/bin/sh' >/etc/passwd
+echo 'nogroup:x:65534:' >/etc/group
+chmod 644 /tmp/ranges.json
+refused no-privilege "" su nobody -c "microslice pool resize 1"
+
+phase symbols
+must push microslice symbols push corunner /tmp/ranges.json
+is pushed-ranges-are-there yes "$(microslice domain show corunner --json | sed -n 's/.*"ranges": \([1-9][0-9]*\).*/yes/p' | head -1)"
+refused bad-after-good "overlap" microslice symbols push corunner /tmp/overlap.yaml --slide none
+must drop microslice symbols drop corunner
+must push-again microslice symbols push corunner /tmp/ranges.json
+
+phase resize
+xl unpause corunner
+for micro in 1 2 4 3 0 2; do
+    must "resize-$micro" microslice pool resize --pool Pool-0 $micro
+    is "resized-$micro" $micro "$(pool_value Pool-0 nr_micro)"
+done
+alive works-beside-2-micro-cores corunner
+must slices microslice pool slice --normal 20ms --micro 200us
+is slice-set 20000 "$(pool_value Pool-0 slice_us)"
+must weight microslice domain set corunner --weight 512 --cap 250
+must weight-xl xl sched-microslice -d corunner -w 128 -c 0
+alive works-after-weights corunner
+
+phase vcpus
+must pause xl pause corunner
+must unpause xl unpause corunner
+alive works-after-pause corunner
+must affinity-1 xl vcpu-pin corunner all 1-2
+alive works-on-two-pcpus corunner
+must affinity-2 xl vcpu-pin corunner all 1-4
+must vcpu-set-2 xl vcpu-set corunner 2
+alive works-with-2-vcpus corunner
+must vcpu-set-4 xl vcpu-set corunner 4
+alive works-with-4-vcpus corunner
+must back-to-0 microslice pool resize 0
+must pin-to-one xl vcpu-pin corunner 3 4
+refused pinned-vcpu-would-strand "" microslice pool resize 1
+must unpin xl vcpu-pin corunner 3 1-4
+must resize-1-again microslice pool resize 1
+
+phase pools
+must cpu-off-4 xl cpupool-cpu-remove Pool-0 4
+must cpu-off-3 xl cpupool-cpu-remove Pool-0 3
+alive works-without-2-pcpus corunner
+must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="3-4"'
+must second-resize microslice pool resize --pool second 1
+must migrate xl cpupool-migrate corunner second
+alive works-in-second-pool corunner
+must second-resize-0 microslice pool resize --pool second 0
+must second-resize-1 microslice pool resize --pool second 1
+refused second-too-big "micro" microslice pool resize --pool second 2
+alive works-beside-a-micro-core-of-second corunner
+must migrate-back xl cpupool-migrate corunner Pool-0
+must second-destroy xl cpupool-destroy second
+must third-create xl cpupool-create 'name="third"' 'sched="credit"' 'cpus="3"'
+refused other-scheduler "credit" microslice pool resize --pool third 1
+must third-destroy xl cpupool-destroy third
+must cpu-on-3 xl cpupool-cpu-add Pool-0 3
+must cpu-on-4 xl cpupool-cpu-add Pool-0 4
+alive works-with-all-pcpus corunner
+
+phase destroy
+must destroy xl destroy corunner
+gone corunner
+rm -f "$(log_of corunner)"
+must create-again xl create -q -e /job/corunner.cfg
+await corunner progress 120 || { dump_guest corunner; fail "second corunner not at work"; }
+must push-to-new microslice symbols push corunner /tmp/ranges.json
+alive new-domain-works corunner
+must destroy-again xl destroy corunner
+gone corunner
+collect stats microslice stats --json
+is no-decision-rejected 0 "$(pool_value Pool-0 rejected)"
+phase done
+exit 0
