@@ -9,8 +9,9 @@ use crate::xen::{self, Inputs, Variant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use microslice_lab::scenario::{Timing, Workload};
-use microslice_lab::{EvalArgs, LabInputs, eval_lab};
+use microslice_lab::{E2eArgs, EvalArgs, LabInputs, e2e, eval_lab};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The emulator's name.
 const QEMU: &str = "qemu-system-x86_64";
@@ -83,6 +84,37 @@ pub fn eval(cache: &Cache, root: &Path, args: &Eval) -> Result<()> {
         todo.select(&args.rows)?;
     }
     eval_lab(&todo).map(drop)
+}
+
+/// How to test.
+#[derive(Debug, Args)]
+pub struct E2e {
+    /// Version of Xen: a directory of xen-patches
+    #[arg(long, default_value = "4.20", value_name = "VERSION")]
+    xen: String,
+    /// Machines side by side; each keeps one core busy (default: one for each core of this machine)
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Wall time that one run may take, in minutes
+    #[arg(long, value_name = "MINUTES", default_value_t = 10)]
+    limit: u64,
+}
+
+/// Builds what is needed and runs the product.
+///
+/// # Errors
+/// If a part cannot be built or the product does not work.
+pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
+    e2e(&E2eArgs {
+        inputs: inputs(cache, root, &args.xen)?,
+        folder: root.join("target/e2e"),
+        jobs: jobs(args.jobs),
+        limit: Duration::from_secs(60 * args.limit),
+    })
+}
+
+fn jobs(wanted: Option<usize>) -> usize {
+    wanted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
 }
 
 /// Builds or finds all of it for Xen `version`.

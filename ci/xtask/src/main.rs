@@ -66,6 +66,8 @@ enum Cmd {
     /// Measure, and write results.json and report.html to target/eval/NAME
     #[command(subcommand)]
     Eval(EvalCmd),
+    /// The product on real Xen, as a test
+    E2e(lab::E2e),
     /// Build all that the lab needs and print it as assignments for a shell
     LabInputs,
     /// Fetch Debian's kernel for dom0 and guests into the cache and say where it is
@@ -184,6 +186,7 @@ fn dispatch(command: Cmd) -> Result<()> {
             Ok(())
         }
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
+        Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),
         Cmd::LabInputs => {
             print!("{}", lab::environment(&lab::inputs(&cache, &root, "4.20")?));
             Ok(())
