@@ -74,8 +74,27 @@ fn cached(cache: &Path, key: &str, name: &str, make: impl FnOnce() -> Result<Vec
     if !path.is_file() {
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         crate::write_atomically(&path, &make()?)?;
+        prune(&folder, name);
     }
     Ok(path)
+}
+
+/// Images of a kind that are kept, the newest; one is some 60 MB.
+const KEPT: usize = 6;
+
+/// Removes all but the newest images that end in `name`. What cannot be removed stays.
+fn prune(folder: &Path, name: &str) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut images: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().ends_with(name))
+        .filter_map(|path| Some((path.metadata().and_then(|data| data.modified()).ok()?, path)))
+        .collect();
+    images.sort();
+    let surplus = images.len().saturating_sub(KEPT);
+    for (_, path) in images.into_iter().take(surplus) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Path in the image -> content, for everything that comes from outside this crate.

@@ -5,7 +5,7 @@
 //! time, and the co-runner's samples are cut to the window. The guests' clocks differ by what early boot
 //! loses (under half a second): that shifts the window, it does not change its length.
 //!
-//! A run is refused when CPUs had no constant speed (the guests' calibrations are off) or when the co-runner's samples
+//! A run is refused when CPUs had no constant speed (together the guests did more than their pCPUs can) or when the co-runner's samples
 //! do not cover the window.
 
 use crate::results::{Accelerated, Corunner, Latency, Row, Stat, Target, Yields};
@@ -20,8 +20,8 @@ use serde_json::Value;
 /// Work units a millisecond of one vCPU of four that are all busy and never preempted, at five pCPUs: what progress is a
 /// share of. From `LAB_WORKLOAD=hog microslice-lab alone`; a constant, since time is a count of instructions.
 const FULL_SPEED: f64 = 32.47;
-/// Most that a guest's calibration may be off: a CPU that halts makes a quarter.
-const SPEED_TOLERANCE: f64 = 0.15;
+/// More work than this share of all pCPUs' means that CPUs had no constant speed: some halted and lent theirs to others.
+const MOST_WORK: f64 = 1.10;
 /// Most that the guests' clocks differ, for windows that end with the run.
 const CLOCKS_NS: u64 = 1_500_000_000;
 
@@ -53,13 +53,14 @@ impl Record {
             .collect();
         ensure!(!jobs.is_empty(), "the target finished no job");
         let mut corunner = Vec::new();
-        check_speed("target", target)?;
         if run.config.corun {
             let events = transcript.guests.get("corunner").context("the co-runner reported nothing")?;
-            check_speed("co-runner", events)?;
             for job in &jobs {
                 corunner.push(rate(events, job.from_ns, job.to_ns)? * 1e6 / (FULL_SPEED * run.vcpus as f64));
             }
+        }
+        for (index, job) in jobs.iter().enumerate() {
+            check_speed(run, job, corunner.get(index).copied())?;
         }
         let stats = match transcript.captured.get("stats") {
             Some(captured) => {
@@ -89,17 +90,16 @@ impl Record {
     }
 }
 
-/// Refuses a run whose CPUs had no constant speed.
-fn check_speed(who: &str, events: &[Event]) -> Result<()> {
-    let speed = events
-        .iter()
-        .find_map(
-            |event| if let Event::Ready { work_per_ms, .. } = event { Some(*work_per_ms) } else { None },
-        )
-        .with_context(|| format!("the {who} never calibrated"))?;
+/// Refuses a run whose CPUs had no constant speed: together the guests did more than their pCPUs can.
+fn check_speed(run: &Run, job: &JobResult, corunner: Option<f64>) -> Result<()> {
+    let full = FULL_SPEED * run.guest_pcpus as f64;
+    let own = job.user_work as f64 / (job.seconds() * 1e3) / full;
+    let work = own + corunner.unwrap_or(0.0) * run.vcpus as f64 / run.guest_pcpus as f64;
     ensure!(
-        (speed / FULL_SPEED - 1.0).abs() < SPEED_TOLERANCE,
-        "CPUs had no constant speed: the {who} calibrated {speed:.2} units/ms where {FULL_SPEED} are usual"
+        work < MOST_WORK,
+        "CPUs had no constant speed: guests did {:.0} % of what {} pCPUs can",
+        work * 100.0,
+        run.guest_pcpus
     );
     Ok(())
 }
