@@ -171,7 +171,7 @@ pub fn make_hypervisor(
     let mut step = Step::new(what);
     let xen = tree.join("xen");
     // An option that the tree's patches do not have yet is no option.
-    let has_option = kconfig_has(&xen.join("common/Kconfig"), "SCHED_MICROSLICE")?;
+    let has_option = kconfig_has(&xen.join("common/sched/Kconfig"), "SCHED_MICROSLICE")?;
     let wanted: Vec<&str> =
         variant.config().into_iter().filter(|l| has_option || !l.contains("MICROSLICE")).collect();
     configure(&xen, &wanted, log, &mut step)?;
