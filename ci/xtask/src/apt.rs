@@ -8,10 +8,10 @@
 use crate::cache::Cache;
 use crate::run;
 use crate::ui;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The Debian release that the product is built on.
 pub const RELEASE: &str = "bookworm";
@@ -140,11 +140,18 @@ impl Apt {
         Ok(names)
     }
 
-    /// Downloads `packages` and unpacks them below `dest`; returns their file names.
+    /// Downloads `packages` and unpacks them below `dest`, or only what matches `parts` (tar's wildcards) if there are
+    /// any; returns the names of the packages' files.
     ///
     /// # Errors
     /// If a download or unpacking fails.
-    pub fn unpack(&self, packages: &[String], dest: &Path, log: &Path) -> Result<Vec<String>> {
+    pub fn unpack(
+        &self,
+        packages: &[String],
+        parts: &[&str],
+        dest: &Path,
+        log: &Path,
+    ) -> Result<Vec<String>> {
         let debs = tempfile::tempdir_in(&self.dir)?;
         let mut cmd = self.command("apt-get");
         cmd.arg("download").args(packages).current_dir(debs.path());
@@ -152,7 +159,7 @@ impl Apt {
         let mut names = Vec::new();
         for item in fs::read_dir(debs.path())? {
             let path = item?.path();
-            run::output(Command::new("dpkg").arg("-x").arg(&path).arg(dest))?;
+            unpack_file(&path, parts, dest)?;
             names.push(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
         names.sort();
@@ -201,6 +208,19 @@ impl Apt {
         ui::say(&format!("apt: installing {} from {RELEASE}-backports", packages.join(", ")));
         run::shown(cmd.arg("install").args(packages).stdout(std::io::stderr()))
     }
+}
+
+fn unpack_file(deb: &Path, parts: &[&str], dest: &Path) -> Result<()> {
+    let name = || format!("unpacking {}", deb.display());
+    let mut dpkg = Command::new("dpkg-deb");
+    dpkg.arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped());
+    let mut dpkg = dpkg.spawn().with_context(name)?;
+    let mut tar = Command::new("tar");
+    tar.args(["-x", "--wildcards", "-C"]).arg(dest).args(parts);
+    let from = dpkg.stdout.take().with_context(name)?;
+    let unpacked = tar.stdin(from).status().with_context(name)?;
+    ensure!(dpkg.wait().with_context(name)?.success() && unpacked.success(), "{}: it failed", name());
+    Ok(())
 }
 
 fn parse_targets(text: &str) -> Vec<Target> {

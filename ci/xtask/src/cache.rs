@@ -11,10 +11,15 @@ use crate::ui;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Marks an entry as whole.
 const COMPLETE: &str = ".complete";
+
+/// No run takes so long.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 
 /// The root of the cache.
 #[derive(Debug, Clone)]
@@ -108,6 +113,15 @@ pub fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Cache {
     /// Opens the user's cache.
     ///
@@ -131,6 +145,23 @@ impl Cache {
     /// Where logs of long commands go.
     pub fn log(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// An empty directory that is gone when the run ends; what killed runs left for a day goes too.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        let all = self.dir("tmp")?;
+        for item in
+            fs::read_dir(&all).with_context(|| format!("reading the directory {}", all.display()))?.flatten()
+        {
+            let age = item.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if age.is_some_and(|a| a > LEFT_OVER) {
+                remove(&item.path())?;
+            }
+        }
+        tempfile::tempdir_in(&all).with_context(|| format!("creating a directory in {}", all.display()))
     }
 
     /// A place that keeps state between runs; hold a [`Cache::lock`] of the same name while using it.
@@ -269,6 +300,23 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
         let made = cache.entry("k", &key, |d| Ok(fs::write(d.join("whole"), "")?)).unwrap();
         assert!(made.join("whole").is_file() && !made.join("half").exists());
+    }
+
+    #[test]
+    fn the_rest_of_a_killed_run_goes_when_the_entry_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().to_owned());
+        let key = Key::new("t");
+        let rest = dir.path().join("tmp").join(format!("k-{}", key.hex()));
+        fs::create_dir_all(rest.join("half")).unwrap();
+        let made = cache.entry("k", &key, |_| Ok(())).unwrap();
+        assert!(!made.join("half").exists() && !rest.exists());
+        let scratch = cache.scratch().unwrap();
+        let old = scratch.path().with_file_name("old");
+        fs::create_dir(&old).unwrap();
+        File::open(&old).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let _second = cache.scratch().unwrap();
+        assert!(scratch.path().exists() && !old.exists());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn get(cache: &Cache) -> Result<Kernel> {
         let apt = Apt::open(cache)?;
         let all = apt.closure(&["linux-image-amd64"], is_image)?;
         let image: Vec<String> = all.into_iter().filter(|n| is_image(n)).collect();
-        let files = apt.unpack(&image, dir, &cache.log("kernel"))?;
+        let files = apt.unpack(&image, &[], dir, &cache.log("kernel"))?;
         Ok(fs::write(dir.join("packages"), files.join("\n"))?)
     })?;
     let modules_of = |d: &str| dir.join(d).join("modules");

@@ -311,7 +311,7 @@ impl Builder<'_> {
     fn build(&self, step: &Step) -> Result<()> {
         let patches = self.patches(step);
         let last = patches.last().map_or("nothing", |p| p.name.as_str());
-        let staged = tempfile::tempdir_in(self.cache.dir("tmp")?)?;
+        let staged = self.cache.scratch()?;
         self.inputs.source.unpack(self.cache, staged.path())?;
         source::apply(staged.path(), patches)?;
         let variant = Variant { microslice: step.what == What::With, lab: false };

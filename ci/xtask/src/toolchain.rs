@@ -31,6 +31,9 @@ pub const FLAGS: &[&str] = &[
     "-Zplt=yes",
 ];
 
+/// The package with the compiler's source, and `core`'s.
+const COMPILER_SOURCE: &str = "rust-web-src";
+
 /// An empty crate in the place of compiler_builtins: memcpy and its kin are Xen's.
 const BUILTINS: &str = "#![feature(no_core, compiler_builtins)]\n#![no_core]\n#![compiler_builtins]\n\
     #![allow(internal_features)]\n";
@@ -51,11 +54,15 @@ impl Toolchain {
     /// # Errors
     /// If Debian's packages cannot be had or do not run.
     pub fn find(cache: &Cache) -> Result<Self> {
-        let dir = cache.entry("rustc", &Key::new("rustc-web 1"), |dir| {
+        let dir = cache.entry("rustc", &Key::new("rustc-web 2"), |dir| {
             let apt = Apt::open(cache)?;
-            let needed = |name: &str| name.starts_with("libstd-rust-web") || name.starts_with("libllvm");
-            let names = apt.closure(&["rustc-web", "rust-web-src"], needed)?;
-            let files = apt.unpack(&names, dir, &cache.log("rustc"))?;
+            let log = cache.log("rustc");
+            let names = apt.closure(&["rustc-web", COMPILER_SOURCE], is_part)?;
+            let (source, programs): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n == COMPILER_SOURCE);
+            let mut files = apt.unpack(&programs, &[], dir, &log)?;
+            // core's source takes in files of the other two.
+            let parts = ["core", "portable-simd", "stdarch"].map(|p| format!("./usr/src/*/library/{p}/*"));
+            files.extend(apt.unpack(&source, &parts.each_ref().map(String::as_str), dir, &log)?);
             Ok(fs::write(dir.join("packages"), files.join("\n") + "\n")?)
         })?;
         let sources =
@@ -118,6 +125,23 @@ impl Toolchain {
     }
 }
 
+/// The compiler's own libraries; not the standard library of the host, which nothing here uses.
+fn is_part(package: &str) -> bool {
+    package.starts_with("libllvm")
+        || package.starts_with("libstd-rust-web-") && package != "libstd-rust-web-dev"
+}
+
 fn core_source(tree: &Path) -> PathBuf {
     tree.join("library/core/src/lib.rs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_compilers_own_libraries_are_taken() {
+        assert!(is_part("libllvm22") && is_part("libstd-rust-web-1.96"));
+        assert!(!is_part("libstd-rust-web-dev") && !is_part("libc6"));
+    }
 }

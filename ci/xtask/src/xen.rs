@@ -150,7 +150,7 @@ pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant)
 
 fn stage(cache: &Cache, inputs: &Inputs, patches: &[Patch]) -> Result<tempfile::TempDir> {
     let step = Step::new("xen: unpacking and patching the source");
-    let staged = tempfile::tempdir_in(cache.dir("tmp")?)?;
+    let staged = cache.scratch()?;
     inputs.source.unpack(cache, staged.path())?;
     source::apply(staged.path(), patches)?;
     step.done();
