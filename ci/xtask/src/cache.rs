@@ -216,18 +216,20 @@ impl Cache {
         if let Some(found) = self.find(kind, key) {
             return Ok(found);
         }
-        let aside = tempfile::Builder::new().prefix(kind).tempdir_in(self.dir("tmp")?)?;
-        make(aside.path())?;
-        File::create(aside.path().join(COMPLETE))?;
+        // Always the same place, so that the rest of a killed run does not stay.
+        let aside = self.dir("tmp")?.join(format!("{kind}-{}", key.hex()));
+        remove(&aside)?;
+        fs::create_dir(&aside).with_context(|| format!("creating {}", aside.display()))?;
+        if let Err(error) = make(&aside) {
+            remove(&aside)?;
+            return Err(error);
+        }
+        File::create(aside.join(COMPLETE))?;
         let place = self.path(kind, key);
         self.dir(kind)?;
-        if place.exists() {
-            fs::remove_dir_all(&place)
-                .with_context(|| format!("removing the incomplete {}", place.display()))?;
-        }
-        let made = aside.keep();
-        fs::rename(&made, &place)
-            .with_context(|| format!("moving {} to {}", made.display(), place.display()))?;
+        remove(&place)?;
+        fs::rename(&aside, &place)
+            .with_context(|| format!("moving {} to {}", aside.display(), place.display()))?;
         Ok(place)
     }
 
@@ -250,10 +252,7 @@ impl Cache {
             return Ok(found);
         }
         let place = self.path(kind, key);
-        if place.exists() {
-            fs::remove_dir_all(&place)
-                .with_context(|| format!("removing the incomplete {}", place.display()))?;
-        }
+        remove(&place)?;
         fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
         make(&place)?;
         File::create(place.join(COMPLETE))?;

@@ -14,6 +14,7 @@ use object::elf;
 use object::read::elf::ElfFile64;
 use object::{Architecture, Object, ObjectKind, ObjectSection, ObjectSymbol, RelocationFlags, SectionKind};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -90,6 +91,23 @@ pub fn check(bytes: &[u8]) -> Result<Figures> {
     faults.sort();
     faults.dedup();
     bail!("{} reasons not to link this into Xen:\n  {}", faults.len(), faults.join("\n  "));
+}
+
+/// Checks that the linked hypervisor at `path` has all of `names`, the object's entry points.
+///
+/// # Errors
+/// If it cannot be read or lacks one.
+pub fn check_linked(path: &Path, names: &[String]) -> Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let file = ElfFile64::<object::Endianness>::parse(&*bytes)
+        .with_context(|| format!("reading {}", path.display()))?;
+    let there: HashSet<&str> =
+        file.symbols().filter(|s| !s.is_undefined()).filter_map(|s| s.name().ok()).collect();
+    let lacking: Vec<&str> = names.iter().map(String::as_str).filter(|n| !there.contains(n)).collect();
+    if !lacking.is_empty() {
+        bail!("{} was built without the Rust library: it lacks {}", path.display(), lacking.join(", "));
+    }
+    Ok(())
 }
 
 fn check_symbols<'a>(file: &impl Object<'a>, figures: &mut Figures, faults: &mut Vec<String>) {
@@ -288,6 +306,17 @@ mod tests {
         for r_type in [elf::R_X86_64_GOTPCREL, elf::R_X86_64_GOTPCRELX, elf::R_X86_64_REX_GOTPCRELX] {
             refused(&calling("memcpy", r_type), "through the GOT");
         }
+    }
+
+    #[test]
+    fn a_hypervisor_without_the_library_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), with_code("ms_rs_init", &[0xc3])).unwrap();
+        let names = |list: &[&str]| list.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
+        assert!(check_linked(file.path(), &names(&["ms_rs_init"])).is_ok());
+        let error =
+            check_linked(file.path(), &names(&["ms_rs_init", "ms_rs_handle"])).unwrap_err().to_string();
+        assert!(error.contains("ms_rs_handle") && !error.contains("ms_rs_init"), "{error}");
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Builder<'_> {
     }
 
     fn key(&self, step: &Step) -> Result<Key> {
-        let key = Key::new("step 1").field(self.inputs.source.key()?.hex()).field(format!("{:?}", step.what));
+        let key = Key::new("step 2").field(self.inputs.source.key()?.hex()).field(format!("{:?}", step.what));
         let wanted = if step.what == What::Tools { for_tools } else { for_hypervisor };
         let key = add_sections(key, self.patches(step), wanted);
         self.object(step).map_or(Ok(key.clone()), |object| rustlib::add_to(key, object))
@@ -325,7 +325,11 @@ impl Builder<'_> {
             What::With | What::Without => {
                 let with = if variant.microslice { "with" } else { "without" };
                 let what = format!("patches: {last} builds {with} the option");
-                xen::make_hypervisor(&place, variant, self.object(step), &what, &log)
+                // An option that no patch so far has added is no option.
+                let has_option = patches.iter().any(|p| p.text.contains("\n+config SCHED_MICROSLICE\n"));
+                let mut wanted = variant.config();
+                wanted.retain(|line| has_option || !line.contains("SCHED_MICROSLICE"));
+                xen::make_hypervisor(&place, &wanted, self.object(step), &what, &log)
             }
         }
     }

@@ -5,6 +5,7 @@
 //! patches, the Rust object and the configuration. A hypervisor that must be built is built incrementally.
 
 use crate::cache::{Cache, Key};
+use crate::link_check;
 use crate::run;
 use crate::rustlib::{self, Object};
 use crate::series::{Patch, Series, add_sections, for_hypervisor, for_tools};
@@ -37,7 +38,7 @@ impl Variant {
     }
 
     /// Lines that the configuration must have in the end.
-    fn config(self) -> Vec<&'static str> {
+    pub fn config(self) -> Vec<&'static str> {
         let option = if self.microslice {
             "CONFIG_SCHED_MICROSLICE=y"
         } else {
@@ -123,7 +124,7 @@ pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant)
     }
     let patches = inputs.patches(variant.lab);
     let mut key =
-        Key::new("hypervisor 2").field(inputs.source.key()?.hex()).field(variant.config().join("\n"));
+        Key::new("hypervisor 3").field(inputs.source.key()?.hex()).field(variant.config().join("\n"));
     key = add_sections(key, &patches, for_hypervisor);
     if let Some(object) = &object {
         key = rustlib::add_to(key, object)?;
@@ -136,7 +137,7 @@ pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant)
         source::lay(staged.path(), &tree)?;
         let what = format!("xen: building the hypervisor ({})", variant.name());
         let log = cache.log(&format!("xen-{}", variant.name()));
-        make_hypervisor(&tree, variant, object.as_ref(), &what, &log)?;
+        make_hypervisor(&tree, &variant.config(), object.as_ref(), &what, &log)?;
         for name in ["xen", "xen.gz", "xen-syms", ".config"] {
             let to = dir.join(name.trim_start_matches('.'));
             fs::copy(tree.join("xen").join(name), &to)
@@ -157,24 +158,20 @@ fn stage(cache: &Cache, inputs: &Inputs, patches: &[Patch]) -> Result<tempfile::
     Ok(staged)
 }
 
-/// Configures and builds `tree`/xen.
+/// Configures and builds `tree`/xen; `object` is linked if there is one. Looks into the result whether it is.
 ///
 /// # Errors
-/// If the build fails or the configuration does not take a wanted line.
+/// If the build fails, the configuration does not take a line of `wanted`, or the object is not in the result.
 pub fn make_hypervisor(
     tree: &Path,
-    variant: Variant,
+    wanted: &[&str],
     object: Option<&Object>,
     what: &str,
     log: &Path,
 ) -> Result<()> {
     let mut step = Step::new(what);
     let xen = tree.join("xen");
-    // An option that the tree's patches do not have yet is no option.
-    let has_option = kconfig_has(&xen.join("common/sched/Kconfig"), "SCHED_MICROSLICE")?;
-    let wanted: Vec<&str> =
-        variant.config().into_iter().filter(|l| has_option || !l.contains("MICROSLICE")).collect();
-    configure(&xen, &wanted, log, &mut step)?;
+    configure(&xen, wanted, log, &mut step)?;
     let mut cmd = make(&xen);
     if let Some(object) = object {
         // At a fixed place and written only if it differs, so that `make` sees a change and nothing else.
@@ -186,13 +183,11 @@ pub fn make_hypervisor(
         cmd.arg(format!("MICROSLICE_RS_OBJ={}", place.display()));
     }
     run::logged_in(&mut cmd, log, &mut step)?;
+    if let Some(object) = object {
+        link_check::check_linked(&xen.join("xen-syms"), &object.figures.globals)?;
+    }
     step.done();
     Ok(())
-}
-
-fn kconfig_has(file: &Path, option: &str) -> Result<bool> {
-    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    Ok(text.lines().any(|l| l.trim() == format!("config {option}")))
 }
 
 /// Writes `.config`, but only if it changes: everything in Xen depends on it.
@@ -267,17 +262,4 @@ pub fn make_tools(tree: &Path, what: &str, log: &Path) -> Result<()> {
     }
     step.done();
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_option_of_kconfig_is_found_by_its_whole_name() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "config SCHED_MICROSLICE_X\n\nconfig SCHED_NULL\n\tbool\n").unwrap();
-        assert!(!kconfig_has(file.path(), "SCHED_MICROSLICE").unwrap());
-        assert!(kconfig_has(file.path(), "SCHED_NULL").unwrap());
-    }
 }
