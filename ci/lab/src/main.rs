@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e`, or `eval [SEEDS]`; inputs from the environment
+//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e`, `eval [SEEDS]`, or `script FILE` (run in dom0); inputs from the environment
 //! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_CACHE, LAB_QEMU).
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
 use microslice_lab::measure::{self, Record};
 use microslice_lab::results::{Results, SCHEMA, Source};
-use microslice_lab::{E2eArgs, EvalArgs, LabInputs, e2e, eval_lab, images, report, run, scenario};
+use microslice_lab::{E2eArgs, EvalArgs, LabInputs, cpio, e2e, eval_lab, images, report, run, scenario};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ fn main() -> Result<()> {
     if row == "e2e" {
         let folder = inputs.cache.join("e2e");
         return e2e(&E2eArgs { inputs, folder, jobs: 1, limit: Duration::from_secs(1_200) });
+    }
+    if row == "script" {
+        return script(&inputs, &words.next().context("usage: microslice-lab script FILE")?);
     }
     let seed = words.next().map_or(Ok(1), |word| word.parse()).context("SEED is a number")?;
     let scale = words.next().map_or(Ok(10), |word| word.parse()).context("SCALE is a number")?;
@@ -58,6 +61,30 @@ fn main() -> Result<()> {
     };
     println!("{}", serde_json::to_string_pretty(&results.rows)?);
     println!("{}", report::text(&results));
+    Ok(())
+}
+
+/// Runs a shell script in dom0 under the microslice scheduler, as tests/e2e/control.sh is run.
+fn script(inputs: &LabInputs, path: &str) -> Result<()> {
+    let images = images::prepare(inputs, false)?;
+    let config = scenario::Config::microslice(1);
+    let run = scenario::Run {
+        config,
+        seed: 1,
+        timing: scenario::Timing::scaled(scenario::Timing::DEFAULT_SCALE),
+        workload: scenario::Workload::Shootdown,
+        guest_pcpus: 4,
+        vcpus: 4,
+    };
+    let text = std::fs::read(path).with_context(|| format!("read {path}"))?;
+    let mut job = run.job_for("custom", "poweroff");
+    // A later archive adds to the earlier ones.
+    job.extend(cpio::Archive::default().file("agent/custom.sh", text, 0o755).bytes());
+    let folder = inputs.cache.join("hand");
+    let limit = Duration::from_secs(900);
+    let options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_else(|_| "sched=microslice".to_owned());
+    let finished = run::machine(inputs, &images, "script", &options, 5, 1, &job, &folder, limit)?;
+    println!("{:#?}\n{:#?}", finished.transcript.checks, finished.transcript.captured);
     Ok(())
 }
 

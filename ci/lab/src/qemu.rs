@@ -120,12 +120,13 @@ impl Machine<'_> {
             let exited = child.0.try_wait().context("wait for QEMU")?;
             tail.drain(line)?;
             if let Some(status) = exited {
-                if status.success() {
-                    return Ok(());
-                }
                 let mut text = String::new();
                 if let Some(mut stderr) = child.0.stderr.take() {
                     stderr.read_to_string(&mut text).ok();
+                }
+                // QEMU calls it a success when somebody's signal ends it.
+                if status.success() && !text.contains("terminating on signal") {
+                    return Ok(());
                 }
                 bail!("QEMU: {status}: {}", text.trim());
             }
