@@ -6,7 +6,7 @@
 //! is paid back from the next period; what is not used is lost. A unit that finds no budget waits, in the queue but out of
 //! every pCPU's reach, until the period ends.
 
-use crate::pool::{Decision, Pool, Refusal};
+use crate::pool::{Decision, Pool};
 use crate::state::{MAX_CPUS, NIL, Place};
 use crate::time::{Span, Time};
 
@@ -42,7 +42,7 @@ impl Pool<'_> {
         self.unpark(now, dom, d);
         if cap != 0 && self.shared.refill == Time(0) {
             self.shared.refill = now.after(PERIOD);
-            d.timer = self.shared.refill;
+            self.arm(d);
         }
     }
 
@@ -116,10 +116,9 @@ impl Pool<'_> {
         }
     }
 
-    pub(crate) fn refill(&mut self, now: Time, d: &mut Decision) -> Result<(), Refusal> {
+    pub(crate) fn refill(&mut self, now: Time, d: &mut Decision) {
         if self.shared.refill == Time(0) || now < self.shared.refill {
-            d.timer = self.shared.refill;
-            return Ok(());
+            return;
         }
         // What has run belongs to the period that ends.
         for cpu in 0..MAX_CPUS as u8 {
@@ -135,7 +134,5 @@ impl Pool<'_> {
             self.unpark(now, i, d);
         }
         self.shared.refill = if capped { now.after(PERIOD) } else { Time(0) };
-        d.timer = self.shared.refill;
-        Ok(())
     }
 }

@@ -31,6 +31,8 @@ pub enum Class {
     PageAlloc = 7,
     /// Waking the waiters of a read-write semaphore.
     RwsemWake = 8,
+    /// In kernel mode with interrupts off, outside every range. The hypervisor finds it out; no table may hold it.
+    IrqsOff = 9,
 }
 
 impl Class {
@@ -47,6 +49,7 @@ impl Class {
             6 => Self::Irq,
             7 => Self::PageAlloc,
             8 => Self::RwsemWake,
+            9 => Self::IrqsOff,
             _ => return None,
         })
     }
@@ -56,6 +59,12 @@ impl Class {
     #[must_use]
     pub const fn is_critical(self) -> bool {
         !matches!(self, Self::None | Self::LockWait)
+    }
+
+    /// Whether the vCPU comes to the end of it by running for a moment. One that waits for others does not.
+    #[must_use]
+    pub const fn ends_by_running(self) -> bool {
+        self.is_critical() && !matches!(self, Self::IpiWait)
     }
 }
 
@@ -67,7 +76,7 @@ pub struct Range {
     pub start: u64,
     /// First address after the range.
     pub end: u64,
-    /// A [`Class`] number.
+    /// A [`Class`] number, neither 0 nor [`Class::IrqsOff`].
     pub class: u32,
     /// Zero.
     pub pad: u32,
@@ -78,7 +87,7 @@ pub struct Range {
 pub enum RangeError {
     /// More than [`MAX_RANGES`].
     TooMany,
-    /// An empty range, an unknown class, class 0, or non-zero padding, at this index.
+    /// An empty range, a class that no range may have, or non-zero padding, at this index.
     Malformed(usize),
     /// The range at this index starts before its predecessor ends.
     Unsorted(usize),
@@ -94,7 +103,7 @@ pub fn check(ranges: &[Range]) -> Result<(), RangeError> {
     }
     let mut floor = 0;
     for (i, r) in ranges.iter().enumerate() {
-        let known = matches!(Class::from_abi(r.class), Some(c) if c != Class::None);
+        let known = matches!(Class::from_abi(r.class), Some(c) if c != Class::None && c != Class::IrqsOff);
         if r.start >= r.end || !known || r.pad != 0 {
             return Err(RangeError::Malformed(i));
         }

@@ -6,21 +6,25 @@
 //! and what a vCPU was doing come in through [`Event`]; whom to run, for how long, which pCPUs to poke and when to set a
 //! timer go out through [`Decision`]. The same events give the same decisions on any machine.
 //!
-//! Start in [`pool`] (what a pool does with each event, and the formulas), then [`urgent`] (detection and micro cores),
-//! [`cap`] (upper bounds), [`queue`] (the order), [`class`] (instruction pointers), [`state`] (what is remembered).
+//! Start in [`pool`] (what a pool does with each event, and the formulas), then [`policy`] (who is helped, and how) and
+//! [`urgent`] (the mechanics of that), [`sizing`] (how many micro cores), [`cap`] (upper bounds), [`queue`] (the order),
+//! [`class`] (instruction pointers), [`state`] (what is remembered).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod cap;
 pub mod class;
 pub mod place;
+pub mod policy;
 pub mod pool;
 pub mod queue;
+pub mod sizing;
 pub mod state;
 pub mod time;
 pub mod urgent;
 
 pub use class::{Class, Range, classify};
+pub use policy::{Action, Policy, Source};
 pub use pool::{Decision, Event, Offer, Pool, Refusal};
 pub use state::{Counts, Params};
 pub use time::{Span, Time};

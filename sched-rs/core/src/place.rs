@@ -2,22 +2,25 @@
 //! Where waiting units are kept and which pCPU is asked to take one.
 
 use crate::pool::{Decision, Pool, bit};
-use crate::state::{MAX_CPUS, NIL, NO_CPU, Place, Unit, Work};
+use crate::state::{NIL, NO_CPU, Place, Unit, Work};
 use crate::time::{Span, Time};
+use crate::urgent::cpus;
 
 impl Pool<'_> {
-    /// The pCPUs that may take `u` from the queue for a normal slice: normal cores of its hard affinity; micro cores only
+    /// The pCPUs that may take `u` from the queue for a normal slice: those of its hard affinity; reserved micro cores only
     /// if that leaves none.
     pub(crate) fn mask_of(&self, u: &Unit) -> u64 {
         let normal = u.hard & self.normal();
-        if normal != 0 { normal } else { u.hard & self.shared.online }
+        if self.shared.params.reserve != 0 && normal != 0 { normal } else { u.hard & self.shared.online }
     }
 
     /// Those of `mask` where `u` runs best.
-    fn preferred(u: &Unit, mask: u64) -> u64 {
+    fn preferred(&self, u: &Unit, mask: u64) -> u64 {
+        let normal = mask & self.normal();
+        let mask = if normal != 0 { normal } else { mask };
         let soft = if u.soft & mask != 0 { u.soft & mask } else { mask };
-        let last = if u.cpu == NO_CPU { 0 } else { bit(u.cpu) & soft };
-        if last != 0 { last } else { soft }
+        let home = if u.home == NO_CPU { 0 } else { bit(u.home) & soft };
+        if home != 0 { home } else { soft }
     }
 
     /// Puts a runnable unit that is on no pCPU into the queue.
@@ -35,13 +38,14 @@ impl Pool<'_> {
         let low = vclock.saturating_sub(slice);
         let high = vclock.saturating_add(lead.max(2 * slice));
         let mask = if parked { 0 } else { self.mask_of(&u) };
+        let prefer = self.preferred(&u, mask);
         let seq = self.shared.seq;
         self.shared.seq = seq.wrapping_add(1);
         self.edit(unit, |u| {
             u.vtime = u.vtime.clamp(low, high);
             u.seq = seq;
             u.mask = mask;
-            u.prefer = Self::preferred(u, mask);
+            u.prefer = prefer;
             u.place = Place::Queued;
             u.promised = NO_CPU;
         });
@@ -59,10 +63,11 @@ impl Pool<'_> {
         }
         let parked = self.doms.get(usize::from(u.dom)).is_some_and(|d| d.parked);
         let mask = if parked { 0 } else { self.mask_of(&u) };
+        let prefer = self.preferred(&u, mask);
         self.queue().remove(unit);
         self.edit(unit, |u| {
             u.mask = mask;
-            u.prefer = Self::preferred(u, mask);
+            u.prefer = prefer;
         });
         self.queue().insert(unit);
     }
@@ -81,7 +86,6 @@ impl Pool<'_> {
         self.edit(unit, |u| {
             u.promised = NO_CPU;
             u.preempted = false;
-            u.urgent = false;
         });
     }
 
@@ -135,19 +139,20 @@ impl Pool<'_> {
             return;
         };
         let idle = self.idle_cpus() & u.mask;
-        let pick = if idle & u.prefer != 0 { idle & u.prefer } else { idle };
-        if pick != 0 {
-            self.promise(pick.trailing_zeros() as u8, unit, d);
-            return;
+        for pick in [idle & u.prefer, idle & self.normal(), idle] {
+            if pick != 0 {
+                self.promise(pick.trailing_zeros() as u8, unit, d);
+                return;
+            }
         }
         if !preempt {
             return;
         }
         let mut bar = u.vtime.saturating_add(self.shared.params.ratelimit.0);
         let mut victim = NO_CPU;
-        for cpu in 0..MAX_CPUS as u8 {
+        for cpu in cpus(u.mask) {
             let Some(c) = self.cpu(cpu) else { break };
-            if u.mask & bit(cpu) == 0 || c.work != Work::Normal || c.poked {
+            if c.work != Work::Normal || c.poked {
                 continue;
             }
             let ahead = self.vtime_now(c.unit, now.since(c.charged));
@@ -162,13 +167,14 @@ impl Pool<'_> {
     }
 
     /// The virtual time of a unit that has run for `ran` since it was last charged.
-    fn vtime_now(&self, unit: u16, ran: Span) -> u64 {
+    pub(crate) fn vtime_now(&self, unit: u16, ran: Span) -> u64 {
         let Some(u) = self.unit(unit) else { return 0 };
         let weight = self.doms.get(usize::from(u.dom)).map_or(256, |d| u64::from(d.weight.max(1)));
         u.vtime.saturating_add(ran.0.saturating_mul(256) / weight)
     }
 
-    fn promise(&mut self, cpu: u8, unit: u16, d: &mut Decision) {
+    /// Asks `cpu` to take `unit`.
+    pub(crate) fn promise(&mut self, cpu: u8, unit: u16, d: &mut Decision) {
         if let Some(c) = self.cpu_mut(cpu) {
             c.next = unit;
             c.poked = true;

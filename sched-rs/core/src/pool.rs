@@ -16,16 +16,18 @@
 //!   pCPU is free again.
 //! - A yield lets the next unit go first, once. It changes no virtual time.
 //!
-//! # Micro cores
-//! Urgent units run there for one micro slice (0.1 ms) and then are back in the queue, always. Micro time is charged like
-//! any other. A unit whose affinity leaves it nothing but micro cores runs there in normal slices and gives way to urgent
-//! units at once. Micro cores are the highest-numbered pCPUs of the pool; there is always at least one normal core.
+//! # Micro slices
+//! An urgent unit runs for one micro slice (0.1 ms) and then is back in the queue, always. Micro time is charged like any
+//! other. Whose slice it interrupts resumes. Micro cores are the highest-numbered pCPUs of the pool; there is always at
+//! least one normal core. A micro core without urgent units does normal work that gives way at once, unless micro cores are
+//! reserved ([`Params::reserve`]); then only units whose affinity leaves them nothing else do that there.
 //!
 //! # Invariants
 //! A unit is in one place ([`Place`]). A unit that left a pCPU is not run again before the caller says that its context is
 //! saved. Nobody runs outside its hard affinity. Events about units, domains or pCPUs that do not exist change nothing.
 
 use crate::class::Class;
+use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::state::{Cpu, Dom, MAX_CPUS, NIL, NO_CPU, Params, Place, Shared, Unit, Work};
 use crate::time::{Span, Time};
@@ -55,6 +57,8 @@ pub enum Event {
     DomRemove { dom: u16 },
     /// Domain `dom` gets a weight (1..=65535) and a cap (percent of one pCPU, 0 = none).
     DomSet { dom: u16, weight: u32, cap: u32 },
+    /// Domain `dom` gets a row of actions.
+    DomPolicy { dom: u16, policy: Policy },
     /// A unit joined, asleep. The masks have a bit for each pCPU.
     UnitAdd { unit: u16, dom: u16, hard: u64, soft: u64 },
     /// A unit left.
@@ -133,9 +137,19 @@ struct Choice {
     unit: u16,
     work: Work,
     span: Span,
+    /// The unit keeps its pCPU by grace.
+    grace: bool,
 }
 
-const IDLE: Choice = Choice { unit: NIL, work: Work::Idle, span: Span(0) };
+const IDLE: Choice = Choice { unit: NIL, work: Work::Idle, span: Span(0), grace: false };
+
+const fn normal(unit: u16, span: Span) -> Choice {
+    Choice { unit, work: Work::Normal, span, grace: false }
+}
+
+const fn micro(unit: u16, span: Span) -> Choice {
+    Choice { unit, work: Work::Micro, span, grace: false }
+}
 
 /// What [`Event::Schedule`] found about the unit that was current.
 #[derive(Clone, Copy)]
@@ -146,6 +160,7 @@ struct Prev {
     able: bool,
     yielding: bool,
     over: bool,
+    class: Class,
     /// What is left of its slice.
     left: Span,
     ran: Span,
@@ -161,18 +176,24 @@ impl Pool<'_> {
             Event::DomAdd { dom } => self.dom_add(dom),
             Event::DomRemove { dom } => self.dom_remove(dom),
             Event::DomSet { dom, weight, cap } => self.dom_set(now, dom, weight, cap, &mut d),
+            Event::DomPolicy { dom, policy } => self.dom_policy(dom, policy),
             Event::UnitAdd { unit, dom, hard, soft } => self.unit_add(unit, dom, hard, soft),
             Event::UnitRemove { unit } => self.unit_remove(unit),
             Event::Affinity { unit, hard, soft } => self.affinity(now, unit, hard, soft, &mut d),
             Event::Wake { unit } => self.wake(now, unit, &mut d),
             Event::Sleep { unit } => self.sleep(unit, &mut d),
             Event::Yield { unit, class } => self.yielded(now, unit, class, &mut d),
-            Event::Kick { unit } => self.kicked(unit, &mut d),
+            Event::Kick { unit } => self.kicked(now, unit, &mut d),
             Event::Schedule { cpu, offer, runnable, class } => {
                 self.schedule(now, cpu, offer, runnable, class, &mut d)
             }
             Event::Saved { unit } => self.saved(now, unit, &mut d),
-            Event::Timer => self.refill(now, &mut d),
+            Event::Timer => {
+                self.refill(now, &mut d);
+                self.resize(now, &mut d);
+                self.arm(&mut d);
+                Ok(())
+            }
             Event::Set { params } => self.set(now, params, &mut d),
         };
         d.refused = result.err();
@@ -215,6 +236,12 @@ impl Pool<'_> {
         self.shared.online & !self.shared.micro
     }
 
+    /// Asks for the timer that comes first.
+    pub(crate) fn arm(&self, d: &mut Decision) {
+        let (a, b) = (self.shared.refill, self.shared.sizing.next);
+        d.timer = if a == Time(0) || (b != Time(0) && b < a) { b } else { a };
+    }
+
     // ---- pCPUs and settings -------------------------------------------------------------------------------------
 
     fn cpu_up(&mut self, cpu: u8, d: &mut Decision) -> Result<(), Refusal> {
@@ -237,14 +264,17 @@ impl Pool<'_> {
         if !params.in_range() {
             return Err(Refusal::Range);
         }
-        let more = params.nr_micro > self.shared.params.nr_micro;
+        let old = self.shared.params;
+        let more = params.nr_micro > old.nr_micro;
         if more && params.nr_micro >= self.shared.online.count_ones() {
             return Err(Refusal::Busy);
         }
-        if more && self.strands(params.nr_micro) {
+        let reserves = params.reserve == 1 && params.nr_micro != 0;
+        if reserves && (more || old.reserve == 0) && self.strands(params.nr_micro) {
             return Err(Refusal::Busy);
         }
         self.shared.params = params;
+        self.start_sizing(now, d);
         self.reassign_modes(d);
         // Running slices end by the new lengths too.
         for cpu in 0..MAX_CPUS as u8 {
@@ -268,7 +298,7 @@ impl Pool<'_> {
     }
 
     /// Whether `nr_micro` micro cores would leave no normal core to a unit that has one now.
-    fn strands(&self, nr_micro: u32) -> bool {
+    pub(crate) fn strands(&self, nr_micro: u32) -> bool {
         let normal = self.shared.online & !self.highest(nr_micro);
         self.units
             .iter()
@@ -278,7 +308,7 @@ impl Pool<'_> {
     /// Gives the highest-numbered pCPUs to the micro pool, as the settings ask for.
     pub(crate) fn reassign_modes(&mut self, d: &mut Decision) {
         let online = self.shared.online;
-        let micro = self.highest(self.shared.params.nr_micro);
+        let micro = self.highest(self.shared.sizing.size);
         d.poke |= online & (micro ^ self.shared.micro);
         self.shared.micro = micro;
         // Every waiting unit may have gained or lost pCPUs.
@@ -325,6 +355,15 @@ impl Pool<'_> {
             x.weight = weight;
         }
         self.set_cap(now, dom, cap, d);
+        Ok(())
+    }
+
+    fn dom_policy(&mut self, dom: u16, policy: Policy) -> Result<(), Refusal> {
+        let d = self.dom_mut(dom).filter(|x| x.present).ok_or(Refusal::Unknown)?;
+        if !policy.in_range() {
+            return Err(Refusal::Range);
+        }
+        d.policy = policy;
         Ok(())
     }
 
@@ -379,9 +418,7 @@ impl Pool<'_> {
             Place::Queued => {
                 self.requeue(unit);
                 self.find_cpu(now, unit, false, d);
-                if self.unit(unit).is_some_and(|u| u.urgent) {
-                    self.poke_micro(unit, d);
-                }
+                self.find_server(now, unit, d);
             }
             Place::OnCpu => {
                 let u = self.unit(unit).copied().unwrap_or(Unit::ABSENT);
@@ -435,9 +472,7 @@ impl Pool<'_> {
         if u.runnable {
             self.enqueue(unit);
             self.find_cpu(now, unit, false, d);
-            if u.urgent {
-                self.poke_micro(unit, d);
-            }
+            self.find_server(now, unit, d);
         } else {
             self.edit(unit, |u| u.place = Place::Asleep);
         }
@@ -466,6 +501,11 @@ impl Pool<'_> {
         }
         self.charge(now, cpu);
         self.release(cpu);
+        if let Some(c) = self.cpu_mut(cpu)
+            && now >= c.lends_until
+        {
+            c.lends = NIL;
+        }
         let c = *self.cpu(cpu).ok_or(Refusal::Unknown)?;
         let prev = Prev {
             unit: c.unit,
@@ -474,6 +514,7 @@ impl Pool<'_> {
             yielding: self.unit(c.unit).is_some_and(|u| u.yielding),
             over: now >= c.ends,
             left: c.ends.since(now),
+            class,
             ran: now.since(c.started),
         };
         self.edit(c.unit, |u| {
@@ -485,12 +526,18 @@ impl Pool<'_> {
         }
         let choice = if offer == Offer::Run { self.choose(cpu, &prev) } else { IDLE };
         let kept = choice.unit == prev.unit && prev.unit != NIL;
-        // The rate limit puts off a preemption; it is not forgotten.
+        // The rate limit and grace put off a preemption; it is not forgotten.
         let keep_hint = kept && self.hint(cpu, c.next) && self.leads(prev.unit, c.next);
         if let Some(c) = self.cpu_mut(cpu) {
             c.poked = keep_hint;
             if !keep_hint {
                 c.next = NIL;
+            }
+            if choice.work != Work::Micro {
+                c.lends = NIL;
+            }
+            if !kept || (prev.over && choice.span > Span(0) && !choice.grace) {
+                c.graced = false;
             }
         }
         if kept {
@@ -505,6 +552,9 @@ impl Pool<'_> {
             if choice.unit != NIL {
                 self.enter(now, cpu, choice);
             }
+            if prev.unit != NIL && prev.work == Work::Normal && prev.able && !prev.yielding {
+                self.preempted(now, prev.unit, class, d);
+            }
         }
         if !keep_hint {
             self.edit(c.next, |u| {
@@ -512,8 +562,11 @@ impl Pool<'_> {
                     u.promised = NO_CPU;
                 }
             });
-            if offer != Offer::Run && self.unit(c.next).is_some_and(|u| u.place == Place::Queued) {
-                self.find_cpu(now, c.next, false, d);
+            if self.unit(c.next).is_some_and(|u| u.place == Place::Queued) {
+                if offer != Offer::Run {
+                    self.find_cpu(now, c.next, false, d);
+                }
+                self.find_server(now, c.next, d);
             }
         }
         d.run = choice.unit;
@@ -532,64 +585,82 @@ impl Pool<'_> {
 
     fn choose(&mut self, cpu: u8, prev: &Prev) -> Choice {
         let p = self.shared.params;
-        if self.shared.micro & bit(cpu) != 0 {
-            let here = self.unit(prev.unit).is_some_and(|u| u.hard & bit(cpu) != 0);
-            if prev.able
-                && here
-                && prev.work == Work::Micro
-                && !prev.over
-                && !prev.yielding
-                && let Some(span) = self.grant(prev.unit, prev.left)
-            {
-                return Choice { unit: prev.unit, work: Work::Micro, span };
-            }
-            if let Some((unit, span)) = self.take_urgent(cpu) {
-                return Choice { unit, work: Work::Micro, span };
-            }
+        let here = self.unit(prev.unit).is_some_and(|u| u.hard & bit(cpu) != 0);
+        if prev.work == Work::Micro
+            && prev.able
+            && here
+            && !prev.over
+            && !prev.yielding
+            && let Some(span) = self.grant(prev.unit, prev.left)
+        {
+            return micro(prev.unit, span);
         }
         let allowed = self.unit(prev.unit).is_some_and(|u| self.mask_of(u) & bit(cpu) != 0);
         let stay = prev.able && prev.work == Work::Normal && allowed;
+        let is_micro = self.shared.micro & bit(cpu) != 0;
+        // A normal core does not interrupt one critical service for another.
+        let busy = stay && !prev.yielding && prev.class.ends_by_running() && !is_micro;
+        if (!busy || prev.over)
+            && let Some((unit, span)) = self.take_urgent(cpu)
+        {
+            return micro(unit, span);
+        }
         let (next, resume) = self.cpu(cpu).map_or((NIL, NIL), |c| (c.next, c.resume));
+        if stay && !prev.yielding {
+            let wanted = self.hint(cpu, next) && self.leads(prev.unit, next) && prev.ran >= p.ratelimit;
+            if (prev.over || wanted)
+                && !is_micro
+                && let Some(span) = self.grace(cpu, prev.unit, prev.class)
+            {
+                return Choice { grace: true, ..normal(prev.unit, span) };
+            }
+        }
         if stay && !prev.over && !prev.yielding {
             let mut span = prev.left;
             if self.hint(cpu, next) && self.leads(prev.unit, next) {
                 if prev.ran < p.ratelimit {
                     span = span.min(p.ratelimit.less(prev.ran));
                 } else if let Some(span) = self.grant(next, p.slice) {
-                    return Choice { unit: next, work: Work::Normal, span };
+                    return normal(next, span);
                 }
             }
             if let Some(span) = self.grant(prev.unit, span) {
-                return Choice { unit: prev.unit, work: Work::Normal, span };
+                return normal(prev.unit, span);
             }
         }
         if !stay {
             if self.hint(cpu, next)
                 && let Some(span) = self.grant(next, p.slice)
             {
-                return Choice { unit: next, work: Work::Normal, span };
+                return normal(next, span);
             }
             let left = self.unit(resume).map_or(Span(0), |u| u.slice_left);
             if left > Span(0)
                 && self.hint(cpu, resume)
                 && let Some(span) = self.grant(resume, left)
             {
-                return Choice { unit: resume, work: Work::Normal, span };
+                return normal(resume, span);
             }
         }
         // A slice is over, the unit yielded, or the pCPU is free.
+        let front = self.first_front(cpu);
+        if front != NIL
+            && let Some(span) = self.grant(front, p.slice)
+        {
+            return normal(front, span);
+        }
         let limit = if stay && !prev.yielding { self.vtime(prev.unit) } else { u64::MAX };
         if let Some((unit, span)) = self.pick(cpu, limit) {
-            return Choice { unit, work: Work::Normal, span };
+            return normal(unit, span);
         }
         if stay {
             let want = if prev.over { p.slice } else { prev.left };
             if let Some(span) = self.grant(prev.unit, want) {
-                return Choice { unit: prev.unit, work: Work::Normal, span };
+                return normal(prev.unit, span);
             }
             // It would go on, but its domain is at its cap: whoever waits, however far ahead, is better than nobody.
             if let Some((unit, span)) = self.pick(cpu, u64::MAX) {
-                return Choice { unit, work: Work::Normal, span };
+                return normal(unit, span);
             }
         }
         IDLE
@@ -663,13 +734,16 @@ impl Pool<'_> {
         if work == Work::Normal {
             self.shared.vclock = self.shared.vclock.max(lead);
         } else {
-            self.entered_micro(unit);
+            self.entered_micro(unit, cpu);
         }
         self.edit(unit, |u| {
             u.place = Place::OnCpu;
             u.cpu = cpu;
             u.runnable = true;
             u.slice_left = Span(0);
+            if work == Work::Normal {
+                u.home = cpu;
+            }
         });
         if let Some(c) = self.cpu_mut(cpu) {
             c.unit = unit;

@@ -2,6 +2,8 @@
 //! What a pool remembers: plain fixed-size records in memory that the caller provides. Identities are small indices.
 
 use crate::class::Class;
+use crate::policy::{Action, Policy};
+use crate::sizing::{Mode, Sizing};
 use crate::time::{Span, Time};
 
 /// Upper bound on the pCPUs of a pool: one bit each in a mask.
@@ -45,10 +47,10 @@ pub struct Unit {
     pub hard: u64,
     /// pCPUs it prefers.
     pub soft: u64,
-    /// pCPUs that may take it from the queue for normal work: [`Unit::hard`] without micro cores, nothing while its
-    /// domain's cap is used up.
+    /// pCPUs that may take it from the queue for normal work: those of [`Unit::hard`], without reserved micro cores;
+    /// nothing while its domain's cap is used up.
     pub mask: u64,
-    /// Subset of [`Unit::mask`] where it runs best: its last pCPU, else its soft affinity.
+    /// Subset of [`Unit::mask`] where it runs best: [`Unit::home`], else its soft affinity, else normal cores.
     pub prefer: u64,
     /// Union of `mask` over its subtree of the queue.
     pub any: u64,
@@ -80,6 +82,8 @@ pub struct Unit {
     pub place: Place,
     /// The pCPU of [`Place::OnCpu`] and [`Place::Leaving`]; otherwise the last one.
     pub cpu: u8,
+    /// Where it last had a normal slice.
+    pub home: u8,
     /// The pCPU that was poked to take it, if any.
     pub promised: u8,
     /// What it was doing when it was last preempted.
@@ -88,8 +92,8 @@ pub struct Unit {
     pub runnable: bool,
     /// Offered its pCPU.
     pub yielding: bool,
-    /// In the urgent list.
-    pub urgent: bool,
+    /// How it is being helped; in the urgent list unless [`Action::None`].
+    pub urgent: Action,
     /// In its domain's list of preempted units.
     pub preempted: bool,
 }
@@ -118,11 +122,12 @@ impl Unit {
         urgent_prev: NIL,
         place: Place::Absent,
         cpu: NO_CPU,
+        home: NO_CPU,
         promised: NO_CPU,
         class: Class::None,
         runnable: false,
         yielding: false,
-        urgent: false,
+        urgent: Action::None,
         preempted: false,
     };
 }
@@ -152,6 +157,12 @@ pub struct Cpu {
     pub ends: Time,
     /// What it may still use of its domain's cap in this dispatch; reserved from the domain's budget.
     pub reserved: Span,
+    /// When it last lent a micro slice to another domain.
+    pub lent: Time,
+    /// Until when it serves the urgent units of domain [`Cpu::lends`], whose vCPU yielded here.
+    pub lends_until: Time,
+    /// See [`Cpu::lends_until`].
+    pub lends: u16,
     /// The current unit.
     pub unit: u16,
     /// The unit for which this pCPU was poked.
@@ -162,6 +173,8 @@ pub struct Cpu {
     pub work: Work,
     /// Poked and has not scheduled since.
     pub poked: bool,
+    /// The current unit has had its grace in this slice.
+    pub graced: bool,
 }
 
 impl Cpu {
@@ -171,11 +184,15 @@ impl Cpu {
         charged: Time(0),
         ends: Time(0),
         reserved: Span(0),
+        lent: Time(0),
+        lends_until: Time(0),
+        lends: NIL,
         unit: NIL,
         next: NIL,
         resume: NIL,
         work: Work::Idle,
         poked: false,
+        graced: false,
     };
 }
 
@@ -203,13 +220,21 @@ pub struct Counts {
     pub accel_lock: u64,
     /// vCPUs made urgent by an event for them.
     pub accel_irq: u64,
-    /// Not made urgent: no micro core in the vCPU's hard affinity.
+    /// vCPUs made urgent by their preemption inside a critical service.
+    pub accel_preempt: u64,
+    /// vCPUs that kept their pCPU for a moment instead of being preempted inside a critical service.
+    pub graces: u64,
+    /// Not made urgent: no pCPU in the vCPU's hard affinity that could serve it.
     pub refused_affinity: u64,
     /// Not made urgent: too far ahead of its fair share, or at its cap.
     pub refused_limit: u64,
-    /// Made urgent while every micro core was busy.
+    /// Made urgent while every pCPU that could serve it was busy.
     pub refused_full: u64,
-    /// Micro slices.
+    /// Micro slices on the pCPU of a sibling that yielded.
+    pub lent_runs: u64,
+    /// Micro slices on normal cores that another domain's vCPU had.
+    pub borrow_runs: u64,
+    /// Micro slices, wherever.
     pub micro_runs: u64,
     /// Nanoseconds of micro slices.
     pub micro_ns: u64,
@@ -231,9 +256,11 @@ pub struct Dom {
     pub weight: u32,
     /// Upper bound in percent of one pCPU; zero: none.
     pub cap: u32,
+    /// What is done for its vCPUs.
+    pub policy: Policy,
     /// First of its preempted units.
     pub preempted: u16,
-    /// Units on micro cores now.
+    /// Units in a micro slice now.
     pub on_micro: u16,
     /// Units it has.
     pub units: u16,
@@ -257,9 +284,13 @@ impl Dom {
             accel_ipi: 0,
             accel_lock: 0,
             accel_irq: 0,
+            accel_preempt: 0,
+            graces: 0,
             refused_affinity: 0,
             refused_limit: 0,
             refused_full: 0,
+            lent_runs: 0,
+            borrow_runs: 0,
             micro_runs: 0,
             micro_ns: 0,
             run_ns: 0,
@@ -268,6 +299,7 @@ impl Dom {
         reserved: 0,
         weight: DEFAULT_WEIGHT,
         cap: 0,
+        policy: Policy::PAPER,
         preempted: NIL,
         on_micro: 0,
         units: 0,
@@ -289,19 +321,35 @@ pub struct Params {
     pub micro_slice: Span,
     /// How long a unit runs before a waking unit may preempt it. Up to 500 ms.
     pub ratelimit: Span,
-    /// Micro cores: the highest-numbered pCPUs of the pool. Fewer than it has pCPUs.
+    /// How long a vCPU inside a critical service keeps its pCPU under [`Action::Grace`]. 10 us up to the normal slice.
+    pub grace: Span,
+    /// Micro cores: the highest-numbered pCPUs of the pool. Fewer than it has pCPUs. For [`Mode::Static`]; the other
+    /// modes start from it.
     pub nr_micro: u32,
+    /// 1: micro cores run nothing but urgent units. 0: while there are none, they do normal work that gives way at once.
+    pub reserve: u32,
+    /// Who decides how many micro cores there are: a [`Mode`] number.
+    pub sizing: u32,
+    /// Least number of micro cores for the other modes.
+    pub min_micro: u32,
+    /// Greatest number of micro cores for the other modes.
+    pub max_micro: u32,
     /// Zero.
     pub pad: u32,
 }
 
 impl Params {
-    /// 30 ms, 100 us, 1 ms, no micro core.
+    /// 30 ms, 100 us, rate limit 1 ms, grace 100 us; no micro core; not reserved; static.
     pub const DEFAULT: Self = Self {
         slice: Span(30_000_000),
         micro_slice: Span(100_000),
         ratelimit: Span(1_000_000),
+        grace: Span(100_000),
         nr_micro: 0,
+        reserve: 0,
+        sizing: Mode::Static as u32,
+        min_micro: 0,
+        max_micro: 3,
         pad: 0,
     };
 
@@ -313,7 +361,14 @@ impl Params {
             && self.micro_slice.0 >= 50_000
             && self.micro_slice.0 <= self.slice.0
             && self.ratelimit.0 <= 500_000_000
+            && self.grace.0 >= 10_000
+            && self.grace.0 <= self.slice.0
             && self.nr_micro < MAX_CPUS as u32
+            && self.reserve <= 1
+            && Mode::from_abi(self.sizing).is_some()
+            && self.min_micro <= self.max_micro
+            && self.max_micro < MAX_CPUS as u32
+            && self.pad == 0
     }
 }
 
@@ -335,11 +390,13 @@ pub struct Shared {
     pub micro: u64,
     /// Next refill of the caps' budgets; zero: no capped domain has run.
     pub refill: Time,
+    /// How many micro cores there should be.
+    pub sizing: Sizing,
     /// Micro slices, in all.
     pub micro_runs: u64,
     /// Nanoseconds of micro slices, in all.
     pub micro_ns: u64,
-    /// Longest stay on a micro core while another urgent unit could have used it.
+    /// Longest micro slice while another urgent unit could have used it.
     pub micro_stay_max: Span,
     /// State of the generator of heap priorities.
     pub rng: u32,
@@ -362,6 +419,7 @@ impl Shared {
         online: 0,
         micro: 0,
         refill: Time(0),
+        sizing: Sizing::EMPTY,
         micro_runs: 0,
         micro_ns: 0,
         micro_stay_max: Span(0),

@@ -1,36 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Detection and action: which units become urgent, and which micro core runs them.
+//! Detection and action: which units become urgent, and which pCPU gives them a micro slice.
 //!
-//! The policy is the paper's ("Accelerating Critical OS Services in Virtualized Systems with Flexible Micro-sliced
-//! Cores", EuroSys'18):
-//! - a yield inside an IPI wait makes every preempted sibling urgent;
-//! - a yield inside a lock wait makes those siblings urgent that were preempted inside a critical service;
-//! - an interrupt or IPI for a unit that is runnable but preempted makes that unit urgent.
+//! Who is looked at ([`Source`]):
+//! - a yield in an IPI wait: every preempted sibling;
+//! - a yield in a lock wait: the siblings that were preempted inside a critical service;
+//! - an event: its recipient, if that is runnable and preempted;
+//! - a preemption inside a critical service that ends by running: that unit itself.
 //!
-//! Two things go beyond it, both measured in the lab:
-//! - a yielder whose siblings are urgent or on a micro core keeps its pCPU, at most to the end of its slice and charged:
-//!   otherwise its yield costs it a whole slice of somebody else;
-//! - an urgent unit stays in the normal queue, so a normal core may serve it first. A micro core runs at most one unit;
-//!   waiting units bind no micro core.
+//! What happens to them is the domain's row ([`Policy`](crate::Policy)):
+//! - *micro*: a micro slice on a micro core;
+//! - *borrow*: a micro slice on a micro core that is free; else on the pCPU of the sibling that yielded, which only spins
+//!   there and resumes the rest of its slice afterwards; else on the normal core whose unit is furthest ahead of its share,
+//!   belongs to another domain, and is not inside a critical service. Such a core lends once in [`LEND_EVERY`] micro slices;
+//! - *grace*: the unit keeps its pCPU for a bounded moment, once a slice, charged like any other time;
+//! - *front*: the unit is first in the queue, for a normal slice.
 //!
-//! A unit is not made urgent when no micro core is in its hard affinity, when its domain has used up its cap, or when its
-//! virtual time leads the pool's by more than two slices: urgency changes the order in which a domain gets its share,
-//! never the share, so a guest that feigns critical sections gains nothing.
+//! Beyond the paper, and measured in the lab:
+//! - a yielder keeps its pCPU, to the end of its slice at most and charged, while those it waits for are being helped, and
+//!   in an IPI wait also while all of them run: otherwise its yield costs it a whole slice of somebody else;
+//! - an urgent unit stays in the normal queue, so a normal core may serve it first.
+//!
+//! # Bounds
+//! - A unit is not made urgent when its virtual time leads the pool's by more than two slices, or when its domain has used
+//!   up its cap. Urgency changes when a domain gets its share, never the share: a guest that feigns critical sections gains
+//!   nothing.
+//! - A normal core loses at most one micro slice in [`LEND_EVERY`] to other domains, and its unit resumes at once. A micro
+//!   core that does normal work gives way to every urgent unit: normal work that must not wait has its affinity elsewhere.
+//! - After one micro slice a unit is not urgent any more.
 
 use crate::class::Class;
+use crate::policy::{Action, Source};
 use crate::pool::{Decision, Pool, Refusal, bit};
-use crate::state::{MAX_CPUS, NIL, NO_CPU, Place, Unit, Work};
+use crate::state::{NIL, NO_CPU, Place, Unit, Work};
 use crate::time::{Span, Time};
 
-/// Units looked at, at most, for one yield or one free micro core.
+/// Units looked at, at most, for one yield or one free core.
 const SCAN: usize = 64;
+/// A normal core lends at most one micro slice in so many to other domains.
+pub const LEND_EVERY: u64 = 10;
 
-/// Why a unit is to become urgent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Ipi,
-    Lock,
-    Irq,
+/// The pCPUs of a mask, lowest first.
+pub(crate) fn cpus(mut mask: u64) -> impl Iterator<Item = u8> {
+    core::iter::from_fn(move || {
+        let cpu = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (cpu < u64::BITS).then_some(cpu as u8)
+    })
 }
 
 impl Pool<'_> {
@@ -44,32 +59,55 @@ impl Pool<'_> {
         let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
         let dom = self.dom_mut(u.dom).ok_or(Refusal::Unknown)?;
         let first = dom.preempted;
-        let mut in_flight = dom.on_micro > 0;
         let c = &mut dom.counts;
-        let (cause, count) = match class {
-            Class::IpiWait => (Cause::Ipi, &mut c.yields_ipi),
-            Class::LockWait => (Cause::Lock, &mut c.yields_lock),
-            _ => (Cause::Irq, &mut c.yields_other),
+        let (source, count) = match class {
+            Class::IpiWait => (Some(Source::IpiWait), &mut c.yields_ipi),
+            Class::LockWait => (Some(Source::LockWait), &mut c.yields_lock),
+            _ => (None, &mut c.yields_other),
         };
         *count = count.wrapping_add(1);
-        if cause == Cause::Irq {
-            in_flight = false;
-        } else {
+        let mut action = source.map_or(Action::None, |s| dom.policy.action(s));
+        let micro_running = dom.on_micro > 0;
+        let signs = &mut self.shared.sizing.signs;
+        match source {
+            Some(Source::IpiWait) => signs.ipi = signs.ipi.wrapping_add(1),
+            Some(_) => signs.lock = signs.lock.wrapping_add(1),
+            None => {}
+        }
+        if action == Action::Micro && self.shared.micro == 0 && first == NIL {
+            action = Action::None;
+        }
+        let here = self.cpu(u.cpu).is_some_and(|c| {
+            u.place == Place::OnCpu && c.unit == unit && c.work == Work::Normal && now < c.ends
+        });
+        // Whom the yielder waits for: helped, or left waiting.
+        let (mut helped, mut left) = (false, false);
+        if let (Some(source), true) = (source, action != Action::None) {
             let mut at = first;
+            let mut own = here && action == Action::Borrow;
             for _ in 0..SCAN {
                 let Some(s) = self.unit(at).copied() else {
                     break;
                 };
-                if cause == Cause::Ipi || s.class.is_critical() {
-                    in_flight |= self.make_urgent(at, cause, d);
+                if source == Source::IpiWait || s.class.is_critical() {
+                    if own && s.urgent == Action::None && s.promised == NO_CPU {
+                        // The first of them gets this pCPU; it is about to ask for work.
+                        own = false;
+                        self.lend(u.cpu, u.dom);
+                    }
+                    let on_its_way = self.make_urgent(now, at, source, action, d);
+                    helped |= on_its_way;
+                    left |= !on_its_way;
                 }
                 at = s.sib_next;
             }
         }
-        let normal = self.cpu(u.cpu).is_some_and(|c| {
-            u.place == Place::OnCpu && c.unit == unit && c.work == Work::Normal && now < c.ends
-        });
-        if in_flight && normal {
+        let kept = match source {
+            Some(Source::IpiWait) => action != Action::None && !left,
+            Some(_) => helped || (micro_running && action != Action::None),
+            None => false,
+        };
+        if kept && here {
             if let Some(dom) = self.dom_mut(u.dom) {
                 dom.counts.yields_kept = dom.counts.yields_kept.wrapping_add(1);
             }
@@ -80,35 +118,86 @@ impl Pool<'_> {
         Ok(())
     }
 
-    pub(crate) fn kicked(&mut self, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
+    /// Until its slice ends, `cpu` serves the urgent units of domain `dom` first.
+    fn lend(&mut self, cpu: u8, dom: u16) {
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.lends = dom;
+            c.lends_until = c.ends;
+        }
+    }
+
+    pub(crate) fn kicked(&mut self, now: Time, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
         let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
         if u.preempted && u.promised == NO_CPU {
-            if let Some(dom) = self.dom_mut(u.dom) {
-                dom.counts.kicks_preempted = dom.counts.kicks_preempted.wrapping_add(1);
-            }
-            self.make_urgent(unit, Cause::Irq, d);
+            let signs = &mut self.shared.sizing.signs;
+            signs.event = signs.event.wrapping_add(1);
+            let Some(dom) = self.dom_mut(u.dom) else {
+                return Ok(());
+            };
+            dom.counts.kicks_preempted = dom.counts.kicks_preempted.wrapping_add(1);
+            let action = dom.policy.action(Source::Event);
+            self.make_urgent(now, unit, Source::Event, action, d);
         }
         Ok(())
     }
 
-    /// Asks for a micro slice for a unit. True if it is on its way: urgent now, urgent before, or about to run anyway.
-    fn make_urgent(&mut self, unit: u16, cause: Cause, d: &mut Decision) -> bool {
+    /// A unit lost its pCPU inside `class`.
+    pub(crate) fn preempted(&mut self, now: Time, unit: u16, class: Class, d: &mut Decision) {
+        let dom = self.unit(unit).map_or(NIL, |u| u.dom);
+        let Some(dom) = self.dom_mut(dom).filter(|_| class.ends_by_running()) else {
+            return;
+        };
+        let action = dom.policy.action(Source::Preemption);
+        self.make_urgent(now, unit, Source::Preemption, action, d);
+    }
+
+    /// How long the current unit of a normal core, about to lose it inside `class`, may stay. Once a slice.
+    pub(crate) fn grace(&mut self, cpu: u8, unit: u16, class: Class) -> Option<Span> {
+        let grace = self.shared.params.grace;
+        let dom = self.unit(unit).map_or(NIL, |u| u.dom);
+        let policy = self.dom_mut(dom)?.policy;
+        let wanted = class.ends_by_running() && policy.action(Source::Preemption) == Action::Grace;
+        if !wanted || self.cpu(cpu)?.graced {
+            return None;
+        }
+        let span = self.grant(unit, grace)?;
+        self.cpu_mut(cpu)?.graced = true;
+        let c = &mut self.dom_mut(dom)?.counts;
+        c.graces = c.graces.wrapping_add(1);
+        Some(span)
+    }
+
+    /// Asks for help for a unit. True if it is on its way: urgent now, urgent before, or about to run anyway.
+    fn make_urgent(
+        &mut self,
+        now: Time,
+        unit: u16,
+        source: Source,
+        action: Action,
+        d: &mut Decision,
+    ) -> bool {
         let Some(u) = self.unit(unit).copied() else {
             return false;
         };
         let waiting = u.place == Place::Queued || (u.place == Place::Leaving && u.runnable);
-        if !waiting {
+        if !waiting || matches!(action, Action::None | Action::Grace) {
             return false;
         }
-        if u.urgent || u.promised != NO_CPU {
+        if u.urgent != Action::None || u.promised != NO_CPU {
             return true;
         }
-        if self.shared.micro == 0 {
+        let servers = match action {
+            Action::Micro => self.shared.micro,
+            _ => self.shared.online,
+        };
+        if servers == 0 {
+            // How many there should be depends on who asks in vain.
+            self.asked(now, false, d);
             return false;
         }
         let lead = Span(self.shared.params.slice.0.saturating_mul(2));
         let ahead = u.vtime > self.shared.vclock.saturating_add(lead.0);
-        let reachable = u.hard & self.shared.micro != 0;
+        let reachable = u.hard & servers != 0;
         let Some(dom) = self.dom_mut(u.dom) else {
             return false;
         };
@@ -119,30 +208,28 @@ impl Pool<'_> {
         } else if ahead || parked {
             &mut c.refused_limit
         } else {
-            match cause {
-                Cause::Ipi => &mut c.accel_ipi,
-                Cause::Lock => &mut c.accel_lock,
-                Cause::Irq => &mut c.accel_irq,
+            match source {
+                Source::IpiWait => &mut c.accel_ipi,
+                Source::LockWait => &mut c.accel_lock,
+                Source::Event => &mut c.accel_irq,
+                Source::Preemption => &mut c.accel_preempt,
             }
         };
         *count = count.wrapping_add(1);
         if !reachable || ahead || parked {
             return false;
         }
-        self.list_urgent(unit);
-        if u.place == Place::Queued
-            && !self.poke_micro(unit, d)
-            && let Some(dom) = self.dom_mut(u.dom)
-        {
-            dom.counts.refused_full = dom.counts.refused_full.wrapping_add(1);
+        self.list_urgent(unit, action);
+        if u.place == Place::Queued {
+            self.find_server(now, unit, d);
         }
         true
     }
 
-    fn list_urgent(&mut self, unit: u16) {
+    fn list_urgent(&mut self, unit: u16, action: Action) {
         let tail = self.shared.urgent_tail;
         self.edit(unit, |u| {
-            u.urgent = true;
+            u.urgent = action;
             u.urgent_prev = tail;
             u.urgent_next = NIL;
         });
@@ -154,7 +241,7 @@ impl Pool<'_> {
     }
 
     pub(crate) fn unlist_urgent(&mut self, u: &Unit, unit: u16) {
-        if !u.urgent {
+        if u.urgent == Action::None {
             return;
         }
         if self.shared.urgent_head == unit {
@@ -165,25 +252,39 @@ impl Pool<'_> {
         }
         self.edit(u.urgent_prev, |x| x.urgent_next = u.urgent_next);
         self.edit(u.urgent_next, |x| x.urgent_prev = u.urgent_prev);
-        self.edit(unit, |u| u.urgent = false);
+        self.edit(unit, |u| u.urgent = Action::None);
+    }
+
+    /// Pokes a pCPU that could give the waiting urgent `unit` its micro slice now.
+    pub(crate) fn find_server(&mut self, now: Time, unit: u16, d: &mut Decision) {
+        let Some(u) = self.unit(unit).copied() else {
+            return;
+        };
+        if !matches!(u.urgent, Action::Micro | Action::Borrow) || u.promised != NO_CPU {
+            return;
+        }
+        let free = self.poke_micro(unit, d);
+        self.asked(now, free, d);
+        let found = free || (u.urgent == Action::Borrow && self.borrow(now, unit, d));
+        if !found && let Some(dom) = self.dom_mut(u.dom) {
+            dom.counts.refused_full = dom.counts.refused_full.wrapping_add(1);
+        }
     }
 
     /// Pokes a micro core that could take `unit` now: an idle one, else one that does normal work. False if all are
     /// busy with urgent units or have been poked.
-    pub(crate) fn poke_micro(&mut self, unit: u16, d: &mut Decision) -> bool {
+    fn poke_micro(&mut self, unit: u16, d: &mut Decision) -> bool {
         let hard = self.unit(unit).map_or(0, |u| u.hard);
-        let mine = hard & self.shared.micro & self.shared.online;
         let mut found = NO_CPU;
-        for cpu in 0..MAX_CPUS as u8 {
+        for cpu in cpus(hard & self.shared.micro & self.shared.online) {
             let Some(c) = self.cpu(cpu) else { break };
-            if mine & bit(cpu) == 0 || c.poked || c.work == Work::Micro {
+            if c.poked || c.work == Work::Micro {
                 continue;
             }
+            found = cpu;
             if c.work == Work::Idle {
-                found = cpu;
                 break;
             }
-            found = cpu;
         }
         if found == NO_CPU {
             return false;
@@ -195,12 +296,72 @@ impl Pool<'_> {
         true
     }
 
-    /// The urgent unit that has waited longest and may run on `cpu`.
+    /// Finds a normal core for `unit`: one that a sibling's yield has lent already, else the one of another domain whose unit
+    /// is furthest ahead.
+    fn borrow(&mut self, now: Time, unit: u16, d: &mut Decision) -> bool {
+        let Some(u) = self.unit(unit).copied() else {
+            return false;
+        };
+        let between = Span(self.shared.params.micro_slice.0.saturating_mul(LEND_EVERY));
+        let (mut lender, mut most) = (NO_CPU, 0);
+        for cpu in cpus(u.mask & self.normal()) {
+            let Some(c) = self.cpu(cpu).copied() else { break };
+            if c.lends == u.dom && !self.lends_already(cpu, unit) {
+                return true;
+            }
+            let other = self.unit(c.unit).is_some_and(|x| x.dom != u.dom);
+            if c.work != Work::Normal || c.poked || !other {
+                continue;
+            }
+            if c.lent != Time(0) && now.since(c.lent) < between {
+                continue;
+            }
+            let ahead = self.vtime_now(c.unit, now.since(c.charged));
+            if lender == NO_CPU || ahead > most {
+                (lender, most) = (cpu, ahead);
+            }
+        }
+        if lender == NO_CPU {
+            return false;
+        }
+        if let Some(c) = self.cpu_mut(lender) {
+            c.lent = now;
+        }
+        self.promise(lender, unit, d);
+        true
+    }
+
+    /// Whether `cpu`, lent to the domain of `unit`, has another urgent unit of it to serve first.
+    fn lends_already(&self, cpu: u8, unit: u16) -> bool {
+        let first = self.first_urgent(cpu);
+        first != NIL && first != unit
+    }
+
+    /// The urgent unit that has waited longest and that `cpu` may give a micro slice.
     pub(crate) fn first_urgent(&self, cpu: u8) -> u16 {
+        let micro = self.shared.micro & bit(cpu) != 0;
+        let lends = self.cpu(cpu).map_or(NIL, |c| c.lends);
+        self.scan(|u| {
+            let here = match u.urgent {
+                Action::Micro => micro,
+                Action::Borrow => micro || u.promised == cpu || u.dom == lends,
+                Action::None | Action::Grace | Action::Front => false,
+            };
+            here && u.hard & bit(cpu) != 0
+        })
+    }
+
+    /// The unit that is to go first in the queue of `cpu`.
+    pub(crate) fn first_front(&self, cpu: u8) -> u16 {
+        self.scan(|u| u.urgent == Action::Front && u.mask & bit(cpu) != 0)
+    }
+
+    /// The first waiting unit of the urgent list that fits.
+    fn scan(&self, fits: impl Fn(&Unit) -> bool) -> u16 {
         let mut at = self.shared.urgent_head;
         for _ in 0..SCAN {
             let Some(u) = self.unit(at) else { return NIL };
-            if u.place == Place::Queued && u.hard & bit(cpu) != 0 {
+            if u.place == Place::Queued && fits(u) {
                 return at;
             }
             at = u.urgent_next;
@@ -208,7 +369,7 @@ impl Pool<'_> {
         NIL
     }
 
-    /// The urgent unit to run on micro core `cpu`, and its micro slice. Those at their cap stop being urgent.
+    /// The urgent unit that `cpu` serves now, and its micro slice. Those at their cap stop being urgent.
     pub(crate) fn take_urgent(&mut self, cpu: u8) -> Option<(u16, Span)> {
         let slice = self.shared.params.micro_slice;
         for _ in 0..SCAN {
@@ -222,12 +383,19 @@ impl Pool<'_> {
         None
     }
 
-    pub(crate) fn entered_micro(&mut self, unit: u16) {
+    pub(crate) fn entered_micro(&mut self, unit: u16, cpu: u8) {
         let dom = self.unit(unit).map_or(NIL, |u| u.dom);
+        let (micro, lends) = (self.shared.micro & bit(cpu) != 0, self.cpu(cpu).map_or(NIL, |c| c.lends));
         self.shared.micro_runs = self.shared.micro_runs.wrapping_add(1);
         if let Some(d) = self.dom_mut(dom) {
             d.on_micro = d.on_micro.saturating_add(1);
-            d.counts.micro_runs = d.counts.micro_runs.wrapping_add(1);
+            let c = &mut d.counts;
+            c.micro_runs = c.micro_runs.wrapping_add(1);
+            if !micro && lends == dom {
+                c.lent_runs = c.lent_runs.wrapping_add(1);
+            } else if !micro {
+                c.borrow_runs = c.borrow_runs.wrapping_add(1);
+            }
         }
     }
 

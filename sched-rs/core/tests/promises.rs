@@ -5,7 +5,7 @@ mod common;
 use common::Machine;
 use microslice_core::pool::{Event, Refusal};
 use microslice_core::state::{NIL, Place, Work};
-use microslice_core::{Class, Time};
+use microslice_core::{Action, Class, Policy, Time};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -18,7 +18,8 @@ enum Op {
     Kick(u16),
     Affinity(u16, u64, u64),
     Class(u16, u32),
-    Micro(u32),
+    Micro(u32, u32, u32),
+    Policy(u16, [u32; 4]),
     Weight(u16, u32),
     Cap(u16, u32),
     Online(u8),
@@ -34,11 +35,12 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => unit.clone().prop_map(Op::Wake),
         4 => unit.clone().prop_map(Op::Sleep),
-        6 => (0..64u8, 0..9u32).prop_map(|(c, k)| Op::Yield(c, k)),
+        6 => (0..64u8, 0..10u32).prop_map(|(c, k)| Op::Yield(c, k)),
         4 => unit.clone().prop_map(Op::Kick),
         2 => (unit.clone(), any::<u64>(), any::<u64>()).prop_map(|(u, h, s)| Op::Affinity(u, h, s)),
-        4 => (unit.clone(), 0..9u32).prop_map(|(u, c)| Op::Class(u, c)),
-        1 => (0..64u32).prop_map(Op::Micro),
+        4 => (unit.clone(), 0..10u32).prop_map(|(u, c)| Op::Class(u, c)),
+        1 => (0..64u32, 0..2u32, 0..3u32).prop_map(|(n, r, s)| Op::Micro(n, r, s)),
+        2 => (0..6u16, [0..5u32, 0..5u32, 0..5u32, 0..5u32]).prop_map(|(d, p)| Op::Policy(d, p)),
         1 => (0..6u16, 0..1000u32).prop_map(|(d, w)| Op::Weight(d, w)),
         1 => (0..6u16, prop_oneof![Just(0), 1..300u32]).prop_map(|(d, c)| Op::Cap(d, c)),
         1 => (0..64u8).prop_map(Op::Online),
@@ -64,7 +66,15 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
         Op::Kick(unit) => drop(m.send(Event::Kick { unit })),
         Op::Affinity(unit, hard, soft) => drop(m.send(Event::Affinity { unit, hard, soft })),
         Op::Class(u, c) => m.class[usize::from(u)] = Class::from_abi(c).unwrap(),
-        Op::Micro(n) => drop(m.set(|p| p.nr_micro = n)),
+        Op::Micro(n, reserve, sizing) => drop(m.set(|p| {
+            (p.nr_micro, p.reserve, p.sizing, p.max_micro) = (n, reserve, sizing, n.min(63));
+        })),
+        Op::Policy(dom, row) => {
+            let row = row.into_iter().rev().fold(0, |n, a| n << 8 | a);
+            if let Some(policy) = Policy::from_abi(row) {
+                m.policy(dom, policy);
+            }
+        }
         Op::Weight(dom, weight) => {
             let cap = m.doms[usize::from(dom)].cap;
             m.send(Event::DomSet { dom, weight, cap });
@@ -191,7 +201,7 @@ fn consolidated(micro: u32) -> Machine {
     let mut m = Machine::new(4, 8, 2);
     m.domain(0, 256, 0);
     m.domain(1, 256, 0);
-    m.set(|p| p.nr_micro = micro);
+    m.set(|p| (p.nr_micro, p.reserve) = (micro, 1));
     hogs(&mut m, 0, 4, 0);
     hogs(&mut m, 4, 4, 1);
     m.advance(95 * MS);
@@ -227,7 +237,7 @@ fn a_yield_in_a_lock_wait_runs_only_siblings_inside_a_critical_service() {
     let mut m = Machine::new(4, 12, 2);
     m.domain(0, 256, 0);
     m.domain(1, 256, 0);
-    m.set(|p| p.nr_micro = 1);
+    m.set(|p| (p.nr_micro, p.reserve) = (1, 1));
     m.class[1] = Class::LockHold;
     m.class[2] = Class::LockWait;
     hogs(&mut m, 0, 4, 0);
@@ -240,8 +250,8 @@ fn a_yield_in_a_lock_wait_runs_only_siblings_inside_a_critical_service() {
             continue;
         }
         m.send(Event::Yield { unit: spinner, class: Class::LockWait });
-        assert!(m.units[1].urgent, "the preempted lock holder is not urgent");
-        assert!(!m.units[2].urgent, "a sibling that only waits for a lock is urgent");
+        assert_ne!(m.units[1].urgent, Action::None, "the preempted lock holder is not urgent");
+        assert_eq!(m.units[2].urgent, Action::None, "a sibling that only waits for a lock is urgent");
         return;
     }
     panic!("the situation never came up");
@@ -342,4 +352,188 @@ fn resizing_while_running_moves_units_off_and_back() {
     m.set(|p| p.nr_micro = 0);
     m.settle();
     assert!(m.current(2) != NIL && m.current(3) != NIL, "pCPUs idle after they came back");
+}
+
+/// A domain of four hogs with row `policy` and one of three on four pCPUs without micro cores, at a moment when some of
+/// the first run and some wait.
+fn with_policy(policy: Policy) -> Machine {
+    let mut m = Machine::new(4, 8, 2);
+    m.domain(0, 256, 0);
+    m.domain(1, 256, 0);
+    m.policy(0, policy);
+    m.policy(1, Policy::NONE);
+    hogs(&mut m, 0, 4, 0);
+    hogs(&mut m, 4, 3, 1);
+    m.advance(500 * MS);
+    while waiting(&m, 0..4).is_empty() || running_normal(&m, 0).is_none() {
+        m.advance(7 * MS);
+    }
+    m
+}
+
+fn waiting(m: &Machine, units: std::ops::Range<u16>) -> Vec<u16> {
+    units.filter(|u| m.units[usize::from(*u)].place == Place::Queued).collect()
+}
+
+#[test]
+fn borrow_runs_all_preempted_siblings_at_once_and_everybody_resumes() {
+    let mut m = with_policy(Policy::BORROW);
+    let sender = running_normal(&m, 0).expect("a unit of domain 0 runs");
+    let cpu = m.units[usize::from(sender)].cpu;
+    let preempted = waiting(&m, 0..4);
+    assert!(!preempted.is_empty());
+    let running: Vec<u16> = (0..4).map(|c| m.current(c)).collect();
+    let (before, micro) = (m.ran.clone(), m.shared.params.micro_slice.0);
+    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait }).kept);
+    m.schedule(cpu);
+    m.advance(micro * (preempted.len() as u64 + 1));
+    for u in preempted {
+        let ran = m.ran[usize::from(u)] - before[usize::from(u)];
+        assert!(ran > 0 && ran <= micro, "preempted sibling {u} ran {ran} ns, not one micro slice");
+    }
+    let after: Vec<u16> = (0..4).map(|c| m.current(c)).collect();
+    assert_eq!(after, running, "an interrupted unit did not resume");
+    assert!(m.doms[0].counts.lent_runs > 0, "the yielder, who only spins, did not lend its pCPU");
+}
+
+#[test]
+fn borrow_takes_no_core_inside_a_critical_service_and_a_core_rarely() {
+    let mut m = with_policy(Policy::BORROW);
+    (4..7).for_each(|u| m.class[u] = Class::LockHold);
+    let to = waiting(&m, 0..4)[0];
+    m.send(Event::Kick { unit: to });
+    m.settle();
+    assert_eq!(m.units[usize::from(to)].place, Place::Queued, "one critical service interrupts another");
+    assert_eq!(m.doms[0].counts.borrow_runs, 0);
+
+    let mut m = with_policy(Policy::BORROW);
+    let (from, micro) = (m.now, m.shared.params.micro_slice.0);
+    while m.now < from + 200 * MS {
+        (0..4).for_each(|unit| m.kick(unit));
+        m.advance(micro / 4);
+    }
+    let most = 4 * (200 * MS).div_ceil(10 * micro) + 4;
+    let borrowed = m.doms[0].counts.borrow_runs;
+    assert!(borrowed > 0 && borrowed <= most, "{borrowed} slices were borrowed from four cores, not {most} at most");
+}
+
+#[test]
+fn urgency_by_borrowing_gains_no_share() {
+    let mut m = with_policy(Policy::GRACE);
+    (0..4).for_each(|u| m.class[u] = Class::LockHold);
+    let (start, from) = (m.ran.clone(), m.now);
+    while m.now < from + 10_000 * MS {
+        (0..4).for_each(|unit| m.kick(unit));
+        m.advance(MS / 2);
+    }
+    let got = |r: std::ops::Range<usize>| r.map(|u| m.ran[u] - start[u]).sum::<u64>() as f64;
+    let share = got(0..4) / (got(0..4) + got(4..8));
+    assert!(share < 0.58, "the faker got {share:.3} of what was run, not four of seven parts");
+}
+
+#[test]
+fn grace_puts_off_a_preemption_inside_a_critical_service_once_and_briefly() {
+    let mut m = with_policy(Policy::GRACE);
+    let unit = running_normal(&m, 0).unwrap();
+    let cpu = m.units[usize::from(unit)].cpu;
+    m.class[usize::from(unit)] = Class::LockHold;
+    let end = m.ends[usize::from(cpu)];
+    m.advance(end - m.now);
+    assert_eq!(m.current(cpu), unit, "it was preempted inside a critical service");
+    m.advance(m.shared.params.grace.0);
+    m.settle();
+    assert_ne!(m.current(cpu), unit, "it stays longer than grace allows");
+    assert_eq!(m.doms[0].counts.graces, 1);
+}
+
+#[test]
+fn with_eager_a_preempted_critical_service_goes_on_at_once() {
+    let mut m = consolidated(1);
+    m.policy(0, Policy::EAGER);
+    let unit = running_normal(&m, 0).unwrap();
+    m.class[usize::from(unit)] = Class::IpiServe;
+    let end = m.ends[usize::from(m.units[usize::from(unit)].cpu)];
+    m.advance(end - m.now);
+    m.settle();
+    assert_eq!(m.current(3), unit, "the preempted critical service does not run on the micro core");
+    assert_eq!(m.doms[0].counts.accel_preempt, 1);
+    m.advance(m.shared.params.micro_slice.0);
+    m.settle();
+    assert_eq!(m.current(3), NIL, "it was made urgent twice");
+}
+
+#[test]
+fn front_gets_the_next_slice_that_ends() {
+    let mut m = with_policy(Policy { event: Action::Front, ..Policy::NONE });
+    let to = *waiting(&m, 0..4).last().unwrap();
+    m.send(Event::Kick { unit: to });
+    let end = m.ends.iter().copied().min().unwrap();
+    m.advance(end - m.now);
+    m.settle();
+    assert_eq!(m.units[usize::from(to)].place, Place::OnCpu, "a slice ended and somebody else was first");
+}
+
+#[test]
+fn a_micro_core_that_is_not_reserved_does_normal_work_and_gives_way_at_once() {
+    let mut m = consolidated(1);
+    m.set(|p| p.reserve = 0);
+    m.settle();
+    let normal = m.current(3);
+    assert_ne!(normal, NIL, "a core is left idle while units wait");
+    let to = waiting(&m, 0..4)[0];
+    m.send(Event::Kick { unit: to });
+    m.settle();
+    assert_eq!(m.current(3), to, "normal work did not give way");
+    m.advance(m.shared.params.micro_slice.0);
+    m.settle();
+    assert_eq!(m.current(3), normal, "the interrupted unit did not resume");
+}
+
+/// Lets `ms` milliseconds pass in which domain 0 sends `each` events for preempted units every millisecond.
+fn load(m: &mut Machine, ms: u64, each: usize) -> Vec<u32> {
+    (0..ms)
+        .map(|_| {
+            waiting(m, 0..4).into_iter().take(each).for_each(|unit| m.kick(unit));
+            m.advance(MS);
+            m.shared.micro.count_ones()
+        })
+        .collect()
+}
+
+#[test]
+fn adaptive_sizing_follows_demand_without_oscillation_and_sleeps_without_it() {
+    let mut m = consolidated(0);
+    m.set(|p| (p.sizing, p.max_micro) = (2, 3));
+    m.advance(100 * MS);
+    m.settle();
+    assert_eq!((m.shared.micro, m.timer), (0, 0), "there is no demand, and still a timer or a micro core");
+    let sizes = load(&mut m, 1_000, 2);
+    assert!(sizes[200..].iter().all(|n| *n == sizes[999] && *n > 0), "it does not settle: {sizes:?}");
+    // A load that comes and goes keeps its cores.
+    let sizes: Vec<u32> = (0..10).flat_map(|i| load(&mut m, 150, if i % 2 == 0 { 2 } else { 0 })).collect();
+    assert!(sizes.iter().all(|n| *n == sizes[0]), "a square wave makes the pool oscillate: {sizes:?}");
+    m.advance(1_000 * MS);
+    m.settle();
+    assert_eq!((m.shared.micro, m.timer), (0, 0), "the load is gone; the micro core and the timer are not");
+}
+
+#[test]
+fn paper_sizing_goes_through_algorithm_1() {
+    let mut m = consolidated(0);
+    m.set(|p| (p.sizing, p.max_micro) = (1, 3));
+    let sizes = load(&mut m, 500, 0);
+    assert!(sizes.iter().all(|n| *n == 0), "no sign of trouble, and still micro cores");
+    // Signs that are not IPI waits: one core.
+    let sizes = load(&mut m, 3_000, 1);
+    assert!(sizes.contains(&1) && sizes.iter().all(|n| *n <= 1), "{sizes:?}");
+    // IPI waits: each of 1..=3 is tried.
+    let mut seen = [false; 4];
+    for _ in 0..4_000 {
+        if let Some(unit) = running_normal(&m, 0) {
+            m.send(Event::Yield { unit, class: Class::IpiWait });
+        }
+        m.advance(MS);
+        seen[m.shared.micro.count_ones() as usize] = true;
+    }
+    assert_eq!(seen, [true; 4], "some number of micro cores was never tried");
 }

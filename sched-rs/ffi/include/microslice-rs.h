@@ -9,7 +9,7 @@
 #ifndef MICROSLICE_RS_H
 #define MICROSLICE_RS_H
 
-#define MS_RS_ABI 1
+#define MS_RS_ABI 2
 
 /* No unit. */
 #define MS_NONE 0xffffU
@@ -31,6 +31,7 @@ enum ms_event_kind {
     MS_EV_SAVED,        /* id: unit */
     MS_EV_TIMER,
     MS_EV_SET,          /* params */
+    MS_EV_DOM_POLICY,   /* id: domain; a: action for source i in byte i */
 };
 
 enum ms_offer { MS_OFFER_RUN, MS_OFFER_IDLE_ONCE, MS_OFFER_OFFLINE };
@@ -39,9 +40,17 @@ struct ms_params {
     uint64_t slice;         /* ns, 1 ms .. 1 s */
     uint64_t micro_slice;   /* ns, 50 us .. slice */
     uint64_t ratelimit;     /* ns, 0 .. 500 ms */
+    uint64_t grace;         /* ns, 10 us .. slice */
     uint32_t nr_micro;      /* fewer than the pool has pCPUs */
+    uint32_t reserve;       /* 1: micro cores do no normal work */
+    uint32_t sizing;        /* 0 static, 1 paper, 2 adaptive */
+    uint32_t min_micro;
+    uint32_t max_micro;
     uint32_t pad;
 };
+
+/* In kernel mode with interrupts off, outside every range. */
+#define MS_CLASS_IRQS_OFF 9
 
 struct ms_event {
     uint32_t kind;
@@ -78,8 +87,9 @@ struct ms_pool_info {
 struct ms_counts {
     uint64_t yields_ipi, yields_lock, yields_other, yields_kept;
     uint64_t kicks_preempted, preempted, preempted_critical;
-    uint64_t accel_ipi, accel_lock, accel_irq;
+    uint64_t accel_ipi, accel_lock, accel_irq, accel_preempt, graces;
     uint64_t refused_affinity, refused_limit, refused_full;
+    uint64_t lent_runs, borrow_runs;
     uint64_t micro_runs, micro_ns, run_ns;
 };
 
@@ -107,6 +117,7 @@ void ms_rs_handle(void *mem, uint64_t now, const struct ms_event *e,
                   struct ms_decision *d);
 int32_t ms_rs_dom_counts(void *mem, uint32_t dom, struct ms_counts *out);
 int32_t ms_rs_dom_get(void *mem, uint32_t dom, uint32_t *weight, uint32_t *cap);
+int32_t ms_rs_dom_policy(void *mem, uint32_t dom, uint32_t *policy);
 int32_t ms_rs_pool_info(void *mem, struct ms_pool_info *out);
 int32_t ms_rs_unit_info(void *mem, uint32_t unit, struct ms_unit_info *out);
 uint32_t ms_rs_cpu_work(void *mem, uint32_t cpu);

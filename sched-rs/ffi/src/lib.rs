@@ -14,10 +14,10 @@ use core::slice;
 use microslice_core::class::{self, RangeError};
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Place, Shared, Unit, Work};
-use microslice_core::{Class, Counts, Params, Range, Time};
+use microslice_core::{Class, Counts, Params, Policy, Range, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
@@ -43,7 +43,7 @@ pub struct MsEvent {
     pub kind: u32,
     /// A pCPU, unit or domain.
     pub id: u32,
-    /// Unit's domain (unit add), weight (domain set), offer (schedule).
+    /// Unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule).
     pub a: u32,
     /// Cap (domain set), runnable (schedule), class (yield).
     pub b: u32,
@@ -109,7 +109,7 @@ pub struct MsUnitInfo {
     pub cpu: u32,
     /// Class at the last preemption.
     pub class: u32,
-    /// In the urgent list.
+    /// The action by which it is being helped; 0: none.
     pub urgent: u32,
 }
 
@@ -239,6 +239,7 @@ fn event(e: &MsEvent) -> Option<Event> {
         14 => Event::Saved { unit: id },
         15 => Event::Timer,
         16 => Event::Set { params: e.params },
+        17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
         _ => return None,
     })
 }
@@ -309,6 +310,20 @@ pub unsafe extern "C" fn ms_rs_dom_get(mem: *mut u8, dom: u32, weight: *mut u32,
     }
 }
 
+/// Row of domain `dom`, the action for source `i` in byte `i`. 0, or `-ENOENT`.
+///
+/// # Safety
+/// As [`ms_rs_handle`]; `policy` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ms_rs_dom_policy(mem: *mut u8, dom: u32, policy: *mut u32) -> i32 {
+    // SAFETY: the caller promises a pool under its lock and a writable answer.
+    let (pool, policy) = unsafe { (pool(mem), policy.as_mut()) };
+    let dom = pool.and_then(|p| p.doms.get(dom as usize).copied()).filter(|d| d.present);
+    let (Some(d), Some(policy)) = (dom, policy) else { return ENOENT };
+    *policy = d.policy.to_abi();
+    0
+}
+
 /// State of the pool. 0, or `-ENOENT`.
 ///
 /// # Safety
@@ -344,7 +359,7 @@ pub unsafe extern "C" fn ms_rs_unit_info(mem: *mut u8, unit: u32, out: *mut MsUn
         place: u.place as u32,
         cpu: u32::from(u.cpu),
         class: u.class as u32,
-        urgent: u32::from(u.urgent),
+        urgent: u.urgent as u32,
     };
     0
 }
@@ -447,13 +462,15 @@ mod tests {
         for (kind, id, a, b) in [
             (0, 0, 0, 0),
             (17, 0, 0, 0),
+            (17, 1, 0, 0),
+            (18, 0, 0, 0),
             (u32::MAX, 0, 0, 0),
             (1, 64, 0, 0),
             (1, u32::MAX, 0, 0),
             (6, 8, 0, 0),
             (6, 0, 0, 0),
             (9, 70_000, 0, 0),
-            (11, 0, 0, 9),
+            (11, 0, 0, 10),
             (5, 0, 0, 0),
         ] {
             assert!(send(&mut mem, kind, id, a, b).error < 0, "event {kind} {id} {a} {b} was accepted");

@@ -5,7 +5,7 @@
 
 use microslice_core::pool::{Decision, Event, Offer, Pool};
 use microslice_core::state::{Dom, NIL, Place, Shared, Unit, Work};
-use microslice_core::{Class, Params, Time};
+use microslice_core::{Action, Class, Params, Policy, Time};
 
 pub struct Machine {
     pub shared: Shared,
@@ -76,6 +76,10 @@ impl Machine {
         assert_eq!(self.send(Event::DomSet { dom, weight, cap }).refused, None);
     }
 
+    pub fn policy(&mut self, dom: u16, policy: Policy) {
+        assert_eq!(self.send(Event::DomPolicy { dom, policy }).refused, None);
+    }
+
     pub fn unit(&mut self, unit: u16, dom: u16, hard: u64) {
         assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0 }).refused, None);
     }
@@ -83,6 +87,10 @@ impl Machine {
     pub fn wake(&mut self, unit: u16) {
         self.runnable[usize::from(unit)] = true;
         self.send(Event::Wake { unit });
+    }
+
+    pub fn kick(&mut self, unit: u16) {
+        self.send(Event::Kick { unit });
     }
 
     pub fn sleep(&mut self, unit: u16) {
@@ -207,7 +215,7 @@ impl Machine {
             assert!(d.cap == 0 || d.reserved as i64 <= d.budget.max(0) + 30_000_000);
         }
         let urgent = chain(&self.units, s.urgent_head, |u| u.urgent_next);
-        assert_eq!(urgent.len(), self.units.iter().filter(|u| u.urgent).count(), "{event:?}");
+        assert_eq!(urgent.len(), self.units.iter().filter(|u| u.urgent != Action::None).count(), "{event:?}");
     }
 
     /// Promises that hold when no poke is pending.
@@ -220,7 +228,9 @@ impl Machine {
             for (i, u) in self.units.iter().enumerate() {
                 let idle_for = u.place == Place::Queued && u.mask & 1 << cpu != 0;
                 assert!(!idle_for, "pCPU {cpu} idles while unit {i} waits for it");
-                let urgent = u.place == Place::Queued && u.urgent && u.hard & 1 << cpu != 0;
+                let urgent = u.place == Place::Queued
+                    && matches!(u.urgent, Action::Micro | Action::Borrow)
+                    && u.hard & 1 << cpu != 0;
                 let micro = s.micro & 1 << cpu != 0;
                 assert!(!(urgent && micro), "micro core {cpu} idles while unit {i} is urgent");
             }
