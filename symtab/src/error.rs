@@ -47,9 +47,6 @@ pub enum Error {
         /// The decoder's word.
         detail: String,
     },
-    /// A format that this build cannot unpack.
-    #[error("unpack {0} payload: unsupported; give an uncompressed vmlinux or a System.map instead")]
-    Unsupported(Compression),
     /// More of something than [`crate::Limits`] allows.
     #[error("too large: more than {limit} {what}")]
     TooLarge {

@@ -3,9 +3,11 @@
 //!
 //! The kernel's build appends the unpacked size (4 bytes) to every format but gzip, so bytes after the stream are
 //! not an error. LZ4 is the legacy frame of `lz4c -l`: magic 0x184C2102, then blocks `u32 length, data` of at most
-//! 8 MiB unpacked each (lz4_Frame_format.md, "Legacy frame").
+//! 8 MiB unpacked each (lz4_Frame_format.md, "Legacy frame"). LZO is lzop's file format as `lib/decompress_unlzo.c` reads it,
+//! big-endian: a header, then blocks `u32 unpacked, u32 packed, checksums, data` up to one of unpacked length 0; a block
+//! whose two lengths are equal is stored. Checksums are skipped, as the kernel does.
 
-use crate::bytes::{slice, u32_at};
+use crate::bytes::{slice, u16_at, u32_at};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -27,7 +29,7 @@ pub enum Compression {
     Lzma,
     /// CONFIG_KERNEL_BZIP2
     Bzip2,
-    /// CONFIG_KERNEL_LZO: recognised, not unpacked.
+    /// CONFIG_KERNEL_LZO
     Lzo,
 }
 
@@ -35,6 +37,8 @@ pub enum Compression {
 const DICTIONARY_KIB: u32 = 192 * 1024;
 const ZSTD_WINDOW_LOG: u32 = 27;
 const LZ4_BLOCK: usize = 8 << 20;
+/// lzop's largest block; it writes blocks of 256 KiB.
+const LZO_BLOCK: u32 = 64 << 20;
 
 impl Compression {
     /// By magic, as in the kernel's `lib/decompress.c`.
@@ -72,7 +76,7 @@ impl Compression {
             }
             Compression::Bzip2 => self.drain(bzip2::read::BzDecoder::new(data), limit),
             Compression::Lz4 => self.unpack_lz4(data, limit),
-            Compression::Lzo => Err(Error::Unsupported(self)),
+            Compression::Lzo => self.unpack_lzo(data, limit),
         }
     }
 
@@ -88,6 +92,41 @@ impl Compression {
             return Err(Error::TooLarge { what: "bytes unpacked", limit });
         }
         Ok(out)
+    }
+
+    fn unpack_lzo(self, data: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+        let failed = |detail: &str| Error::Unpack { compression: self, detail: detail.to_owned() };
+        let cut = || failed("the data ends inside its header or a block");
+        let u32_be = |at: usize| u32_at(data, at).map(u32::swap_bytes).ok_or_else(cut);
+        let (flags, mut at) = lzop_header(data).ok_or_else(cut)?;
+        // Checksums of the unpacked block (Adler-32, CRC-32), and of the packed one.
+        let (of_unpacked, of_packed) = (count(flags, [0x1, 0x100]), count(flags, [0x2, 0x200]));
+        let (mut out, mut block) = (Vec::new(), Vec::new());
+        loop {
+            let unpacked = u32_be(at)?;
+            if unpacked == 0 {
+                return self.within(out, limit);
+            }
+            let packed = u32_be(at + 4)?;
+            if unpacked > LZO_BLOCK || packed > unpacked {
+                return Err(failed("a block's lengths are out of range"));
+            }
+            let checksums = if packed < unpacked { of_unpacked + of_packed } else { of_unpacked };
+            at += 8 + 4 * checksums;
+            let body = slice(data, at as u64, u64::from(packed)).ok_or_else(cut)?;
+            at += body.len();
+            if body.len() == unpacked as usize {
+                out.extend_from_slice(body);
+            } else {
+                block.resize(unpacked as usize, 0);
+                let len = lzokay::decompress::decompress(body, &mut block);
+                let len = len.map_err(|err| failed(&err.to_string()))?;
+                out.extend_from_slice(block.get(..len).unwrap_or(&[]));
+            }
+            if out.len() as u64 > limit {
+                return self.within(out, limit);
+            }
+        }
     }
 
     fn unpack_lz4(self, data: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
@@ -113,6 +152,25 @@ impl Compression {
         }
         self.within(out, limit)
     }
+}
+
+/// lzop's flags, and where its first block starts.
+fn lzop_header(data: &[u8]) -> Option<(u32, usize)> {
+    const NEW: u16 = 0x0940;
+    const HAS_FILTER: u32 = 0x800;
+    let version = u16_at(data, 9)?.swap_bytes();
+    // After the magic: version, library's version, version needed (2 bytes each), method, and level since 0.940.
+    let flags_at = if version >= NEW { 17 } else { 16 };
+    let flags = u32_at(data, flags_at)?.swap_bytes();
+    let filter = if flags & HAS_FILTER == 0 { 0 } else { 4 };
+    let times = if version >= NEW { 12 } else { 8 }; // mode, mtime
+    let name_at = flags_at + 4 + filter + times;
+    let name = usize::from(*data.get(name_at)?);
+    Some((flags, name_at + 1 + name + 4))
+}
+
+fn count(flags: u32, bits: [u32; 2]) -> usize {
+    bits.iter().filter(|&&bit| flags & bit != 0).count()
 }
 
 impl fmt::Display for Compression {

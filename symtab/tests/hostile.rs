@@ -19,6 +19,7 @@ static IMAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         bzimage(&lz4(&vmlinux), vmlinux.len()),
         bzimage(&lzma(&vmlinux), vmlinux.len()),
         bzimage(&bzip2(&vmlinux), vmlinux.len()),
+        bzimage(&lzo(&vmlinux), vmlinux.len()),
     ];
     images.extend(LAYOUTS.iter().map(|&layout| elf_with_kallsyms(&fitting(large_kernel(), layout), layout)));
     images
@@ -54,13 +55,13 @@ proptest! {
     }
 
     #[test]
-    fn cut(which in 0..14_usize, at in any::<prop::sample::Index>()) {
+    fn cut(which in 0..15_usize, at in any::<prop::sample::Index>()) {
         let image = &IMAGES[which];
         check(&image[..at.index(image.len())]);
     }
 
     #[test]
-    fn mutated(which in 0..14_usize, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+    fn mutated(which in 0..15_usize, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
         let mut image = IMAGES[which].clone();
         for (at, value) in edits {
             let at = at.index(image.len());
@@ -71,7 +72,7 @@ proptest! {
 
     /// Headers, where lengths and offsets are.
     #[test]
-    fn mutated_headers(which in 0..14_usize, front in any::<bool>(), at in 0..0x260_usize, value: u32) {
+    fn mutated_headers(which in 0..15_usize, front in any::<bool>(), at in 0..0x260_usize, value: u32) {
         let mut image = IMAGES[which].clone();
         let at = if front { at } else { image.len() - at };
         let end = (at + 4).min(image.len());

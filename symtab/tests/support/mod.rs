@@ -285,6 +285,25 @@ pub fn lz4(data: &[u8]) -> Vec<u8> {
     out
 }
 
+/// As `lzop -9` writes it: version 1.040, flags Adler-32 of the unpacked data, smaller blocks; every other one stored.
+pub fn lzo(data: &[u8]) -> Vec<u8> {
+    let mut out = b"\x89LZO\0\r\n\x1a\n\x10\x40\x20\xa0\x09\x40\x03\x09\x03\x00\x00\x01".to_vec();
+    out.extend([0; 12]);
+    out.extend(b"\x07vmlinux\0\0\0\0");
+    for (number, block) in data.chunks(16 << 10).enumerate() {
+        let mut packed = lzokay::compress::compress(block).unwrap();
+        if number % 2 == 1 || packed.len() >= block.len() {
+            packed = block.to_vec();
+        }
+        out.extend((block.len() as u32).to_be_bytes());
+        out.extend((packed.len() as u32).to_be_bytes());
+        out.extend([0; 4]);
+        out.extend(packed);
+    }
+    out.extend([0; 4]);
+    out
+}
+
 /// A bzImage around a packed payload; the build's appended size included.
 pub fn bzimage(packed: &[u8], unpacked_len: usize) -> Vec<u8> {
     let mut out = vec![0; 0x800];
