@@ -35,6 +35,7 @@ mod elf;
 mod error;
 mod image;
 mod kallsyms;
+pub mod kaslr;
 mod map;
 mod ranges;
 mod report;
