@@ -161,7 +161,7 @@ impl Anchors {
 
 fn difference(what: &'static str, live: u64, link: u64) -> Result<u64, SlideError> {
     let bytes = live.wrapping_sub(link);
-    if bytes >= SLIDE_AREA || bytes % SLIDE_ALIGN != 0 {
+    if bytes >= SLIDE_AREA || !bytes.is_multiple_of(SLIDE_ALIGN) {
         return Err(SlideError::Impossible { what, live, link });
     }
     Ok(bytes)
