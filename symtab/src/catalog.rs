@@ -23,6 +23,8 @@ pub struct Entry {
     pub since: Option<Version>,
     /// Last version that has the name; `None`: still there.
     pub until: Option<Version>,
+    /// Only so many bytes from its start, at least 1; `None`: all of it.
+    pub bytes: Option<u32>,
 }
 
 impl Entry {
@@ -115,6 +117,7 @@ struct Row {
     why: String,
     since: Option<Version>,
     until: Option<Version>,
+    bytes: Option<u32>,
 }
 
 fn rows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Entry>, D::Error> {
@@ -152,7 +155,7 @@ impl<'de> Visitor<'de> for OneRow<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a symbol: name, class, why, since, until")
+        f.write_str("a symbol: name, class, why, since, until, bytes")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -171,7 +174,11 @@ impl<'de> Visitor<'de> for OneRow<'_> {
         {
             return Err(de::Error::custom(format!("'{name}' is there until {until}, before since {since}")));
         }
-        let entry = Entry { class: row.class, why: row.why, since: row.since, until: row.until };
+        if row.bytes == Some(0) {
+            return Err(de::Error::custom(format!("'{name}' has bytes: 0, which is none of it")));
+        }
+        let Row { class, why, since, until, bytes, .. } = row;
+        let entry = Entry { class, why, since, until, bytes };
         if self.0.insert(name.clone(), entry).is_some() {
             return Err(de::Error::custom(format!("'{name}' is listed twice")));
         }
@@ -197,6 +204,23 @@ mod tests {
             assert!(entry.class != Class::None && !entry.why.is_empty(), "{name} lacks a class or a reason");
         }
         assert_eq!(Catalog::builtin(), catalog);
+    }
+
+    /// The schema says what the parser takes: the same keys, the same classes.
+    #[test]
+    fn the_schema_is_the_parsers() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../catalog/schema.json")).unwrap();
+        let row = &schema["properties"]["symbols"]["items"]["properties"];
+        let classes: Vec<&str> =
+            row["class"]["enum"].as_array().unwrap().iter().map(|class| class.as_str().unwrap()).collect();
+        let all = [Class::None].into_iter().chain(Class::CRITICAL);
+        assert_eq!(classes, all.map(Class::name).collect::<Vec<_>>());
+        let mut keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = ["name", "class", "why", "since", "until", "bytes"];
+        keys.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+        assert!(error("symbols:\n  - {name: a, class: irq, x: 1}\n").contains("`since`, `until`, `bytes`"));
     }
 
     #[test]
@@ -225,6 +249,7 @@ mod tests {
             "symbols:\n  - {name: a, class: irq, since: 5.10, until: 5.9}\n",
             "symbols:\n  - {name: a.isra.0, class: irq}\n",
             "symbols:\n  - {name: a, class: irq, module: kvm}\n",
+            "symbols:\n  - {name: a, class: irq, bytes: 0}\n",
             "symbols: [\n",
             "names: []\n",
             "",
@@ -236,7 +261,8 @@ mod tests {
         catalogue mine.yaml:2:5: symbols[0]: 'six' is not a kernel version: expected MAJOR.MINOR, such as 6.1
         catalogue mine.yaml:2:5: symbols[0]: 'a' is there until 5.9, before since 5.10
         catalogue mine.yaml:2:5: symbols[0]: name 'a.isra.0' has a compiler's suffix: leave it off, it is matched
-        catalogue mine.yaml:2:27: symbols[0]: unknown field `module`, expected one of `name`, `class`, `why`, `since`, `until`
+        catalogue mine.yaml:2:27: symbols[0]: unknown field `module`, expected one of `name`, `class`, `why`, `since`, `until`, `bytes`
+        catalogue mine.yaml:2:5: symbols[0]: 'a' has bytes: 0, which is none of it
         catalogue mine.yaml:2:1: did not find expected node content
         catalogue mine.yaml:1:1: unknown field `names`, expected `symbols`
         catalogue mine.yaml:1:1: missing field `symbols`

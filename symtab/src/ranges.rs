@@ -145,7 +145,8 @@ fn hits<'a>(image: &'a KernelImage, catalog: &'a Catalog) -> Vec<Hit<'a>> {
     let candidates = image.symbols().filter(|symbol| symbol.is_text() && text.contains(&symbol.address));
     let hits = candidates.filter_map(|symbol| {
         let (name, entry) = catalog.find(symbol.name).filter(|(_, entry)| entry.class != Class::None)?;
-        Some(Hit { name, entry, symbol, end: symbol.end? })
+        let limit = entry.bytes.map_or(u64::MAX, |bytes| symbol.address.saturating_add(bytes.into()));
+        Some(Hit { name, entry, symbol, end: symbol.end?.min(limit) })
     });
     hits.collect()
 }
