@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The command line: names, types and help. A value that no host could accept is refused here, with exit code 2.
 
+use crate::hyper::safe::types::{Action, Sizing};
 use crate::units;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Control Xen's microslice scheduler from dom0.
@@ -43,7 +44,7 @@ pub enum Command {
     /// Extract critical ranges from guest kernels, and give them to Xen
     #[command(subcommand)]
     Symbols(Symbols),
-    /// List domains; set weight and cap
+    /// List domains; set weight, cap and policy
     #[command(subcommand)]
     Domain(Domain),
     /// Show the counters of pools and domains, by cause and outcome
@@ -83,9 +84,31 @@ Example:
         /// Micro cores
         micro_cores: u32,
     },
-    /// Set the time slices of normal and micro cores
+    /// Let the scheduler decide how many micro cores there are
     #[command(after_help = "\
-A time is a number and us, ms or s. Normal: 1ms to 1s. Micro: 50us to the normal slice. Both change together or not at all.
+Modes: static (the number of `pool resize`), paper (Algorithm 1 of the EuroSys'18 paper: every second it measures with
+0, 1, ... micro cores), adaptive (follows demand, in steps of 50 ms, and never takes a core away to measure).
+
+Example:
+  microslice pool auto --mode adaptive --min 0 --max 2")]
+    Auto(AutoArgs),
+    /// Whether micro cores do nothing but micro slices
+    #[command(after_help = "\
+Off, the default: while nothing is urgent they do normal work, which gives way at once. On: they wait, as in the paper.
+
+Example:
+  microslice pool reserve on")]
+    Reserve {
+        /// Name or id; may be left out if one cpupool is under microslice
+        #[arg(long)]
+        pool: Option<String>,
+        /// on or off
+        state: OnOff,
+    },
+    /// Set the time slices of normal and micro cores, and the length of a grace
+    #[command(after_help = "\
+A time is a number and us, ms or s. Normal: 1ms to 1s. Micro: 50us to the normal slice. Grace: 10us to the normal slice.
+All change together or not at all.
 
 Example:
   microslice pool slice --normal 30ms --micro 100us")]
@@ -99,11 +122,78 @@ pub struct SliceArgs {
     #[arg(long)]
     pub pool: Option<String>,
     /// Slice on normal cores
-    #[arg(long, value_name = "TIME", value_parser = units::parse_us, required_unless_present = "micro")]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_us,
+        required_unless_present_any = ["micro", "grace"])]
     pub normal: Option<u32>,
     /// Slice on micro cores
     #[arg(long, value_name = "TIME", value_parser = units::parse_us)]
     pub micro: Option<u32>,
+    /// How long a vCPU inside a critical service keeps its pCPU, under the action grace
+    #[arg(long, value_name = "TIME", value_parser = units::parse_us)]
+    pub grace: Option<u32>,
+}
+
+/// `pool auto`.
+#[derive(Debug, Args)]
+pub struct AutoArgs {
+    /// Name or id; may be left out if one cpupool is under microslice
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Who decides
+    #[arg(long, default_value = "adaptive")]
+    pub mode: Sizing,
+    /// Least number of micro cores
+    #[arg(long, value_name = "N")]
+    pub min: Option<u32>,
+    /// Greatest number of micro cores
+    #[arg(long, value_name = "N")]
+    pub max: Option<u32>,
+}
+
+/// `pool reserve`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// Only micro slices
+    On,
+    /// Normal work too
+    Off,
+}
+
+/// `domain policy`.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// Name or id
+    pub domain: String,
+    /// A whole row; actions given beside it go before it
+    #[arg(required_unless_present_any = ["ipi_wait", "lock_wait", "event", "preemption"])]
+    pub row: Option<Row>,
+    /// A vCPU yields while it waits for siblings to answer an IPI
+    #[arg(long, value_name = "ACTION")]
+    pub ipi_wait: Option<Action>,
+    /// A vCPU yields while it spins for a lock
+    #[arg(long, value_name = "ACTION")]
+    pub lock_wait: Option<Action>,
+    /// An interrupt or IPI arrives for a vCPU that is runnable and does not run
+    #[arg(long, value_name = "ACTION")]
+    pub event: Option<Action>,
+    /// A vCPU loses its pCPU inside a critical service
+    #[arg(long, value_name = "ACTION")]
+    pub preemption: Option<Action>,
+}
+
+/// A row of the policy table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// Count, help nobody
+    None,
+    /// Micro slices on micro cores, as the EuroSys'18 paper does
+    Paper,
+    /// The paper's, and a preempted critical service goes to a micro core at once
+    Eager,
+    /// Micro slices on borrowed cores: no micro cores needed
+    Borrow,
+    /// Borrow, and a critical service is not preempted at once
+    Grace,
 }
 
 /// Where to find the catalogue.
@@ -212,6 +302,14 @@ Example:
         #[arg(long)]
         cap: Option<u16>,
     },
+    /// Set what is done for vCPUs that keep their siblings waiting
+    #[command(after_help = "\
+A domain has one action for each way in which the scheduler learns that siblings wait. `domain show` prints them.
+
+Examples:
+  microslice domain policy web borrow
+  microslice domain policy web --preemption grace")]
+    Policy(PolicyArgs),
 }
 
 #[cfg(test)]

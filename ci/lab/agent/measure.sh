@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-only
 # Target VM alone or beside a co-runner. /job/job.sh says what differs between runs:
-#   CORUN=0|1  PUSH=0|1 (ranges for every guest)  MICRO=N (micro cores, "" = none to set)  STATS=0|1  LIMIT=virtual seconds
+#   CORUN=0|1  PUSH=0|1 (ranges for every guest)  MICRO=N (micro cores, "" = none to set)
+#   POLICY=ROW of `microslice domain policy` ("" = none to set)  RESERVE=0|1  GRACE=TIME  STATS=0|1  LIMIT=virtual seconds
 # Guests report that they have booted and then wait a little before they work. Boots run with idle CPUs halted, which
 # is fast but gives CPUs no constant speed; each guest is paused in its wait. When both wait, idle CPUs are made to
 # spin and both go on: the target's warm-up and measuring window see the co-runner at work.
@@ -30,6 +31,13 @@ fi
 for domain in $domains; do start $domain; done
 if [ -n "$MICRO" ]; then
     microslice pool resize "$MICRO" || fail "pool resize $MICRO"
+    microslice pool slice --grace "$GRACE" || fail "pool slice --grace $GRACE"
+    [ "$RESERVE" = 0 ] || microslice pool reserve on || fail "pool reserve on"
+fi
+if [ -n "$POLICY" ]; then
+    for domain in $domains; do
+        microslice domain policy "$domain" "$POLICY" || fail "domain policy $domain $POLICY"
+    done
 fi
 xl set-parameters idle-spin=1 || fail "set idle-spin"
 for domain in $domains; do xl unpause $domain || fail "unpause $domain"; done

@@ -152,7 +152,10 @@ fn run_all(args: &EvalArgs, images: &Images, common: &str, runs: &[Run]) -> Resu
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.min(runs.len()) {
             scope.spawn(|| {
-                while let Some((index, run)) = lock(&queue).next() {
+                loop {
+                    // Not `while let`: that would hold the lock for the whole run, one machine at a time.
+                    let next = lock(&queue).next();
+                    let Some((index, run)) = next else { break };
                     let result = one(args, images, common, run);
                     let mut outcome = lock(&outcome);
                     let verdict = match &result {

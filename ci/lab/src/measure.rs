@@ -147,7 +147,7 @@ pub fn row(records: &[Record]) -> Option<Row> {
     Some(Row {
         name: config.name.clone(),
         scheduler: config.scheduler.to_string(),
-        policy: micro.then(|| "paper".to_owned()),
+        policy: config.policy.clone(),
         micro_cores: config.micro_cores,
         consolidated: config.corun,
         runs: records.len() as u32,

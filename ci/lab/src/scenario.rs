@@ -42,6 +42,10 @@ pub struct Config {
     pub micro_cores: Option<u32>,
     /// With the co-runner (2:1) or the target alone.
     pub corun: bool,
+    /// Row of actions of every guest, as `microslice domain policy` names it; microslice only.
+    pub policy: Option<String>,
+    /// Micro cores wait for urgent vCPUs and do nothing else, as in the paper.
+    pub reserve: bool,
     /// Push the guests' ranges; microslice only.
     pub push: bool,
     /// More options for Xen.
@@ -52,16 +56,32 @@ impl Config {
     /// A stock scheduler.
     pub fn stock(scheduler: Scheduler, corun: bool) -> Config {
         let name = if corun { scheduler.to_string() } else { "alone".to_owned() };
-        Config { name, scheduler, micro_cores: None, corun, push: false, xen_options: String::new() }
+        Config {
+            name,
+            scheduler,
+            micro_cores: None,
+            corun,
+            policy: None,
+            reserve: false,
+            push: false,
+            xen_options: String::new(),
+        }
     }
 
-    /// Microslice beside a co-runner.
+    /// Microslice beside a co-runner, with the paper's row.
     pub fn microslice(micro_cores: u32) -> Config {
+        Config::with_policy(&format!("microslice-{micro_cores}"), "paper", micro_cores)
+    }
+
+    /// Microslice beside a co-runner, with a row of actions.
+    pub fn with_policy(name: &str, policy: &str, micro_cores: u32) -> Config {
         Config {
-            name: format!("microslice-{micro_cores}"),
+            name: name.to_owned(),
             scheduler: Scheduler::Microslice,
             micro_cores: Some(micro_cores),
             corun: true,
+            policy: Some(policy.to_owned()),
+            reserve: false,
             push: true,
             xen_options: String::new(),
         }
@@ -75,6 +95,11 @@ impl Config {
             Config::stock(Scheduler::Credit2, true),
         ];
         rows.extend((0..=2).map(Config::microslice));
+        // The paper itself: the micro core waits.
+        rows.push(Config { reserve: true, ..Config::with_policy("paper-1", "paper", 1) });
+        rows.push(Config::with_policy("eager-1", "eager", 1));
+        rows.push(Config::with_policy("borrow", "borrow", 0));
+        rows.push(Config::with_policy("grace", "grace", 0));
         rows
     }
 }
@@ -237,10 +262,14 @@ impl Run {
         let config = &self.config;
         let flag = |on: bool| u8::from(on);
         let micro = config.micro_cores.map(|count| count.to_string()).unwrap_or_default();
+        let policy = config.policy.as_deref().unwrap_or_default();
         let job = format!(
-            "SCENARIO={script}\nCORUN={}\nPUSH={}\nMICRO={micro}\nSTATS={}\nLIMIT=600\n",
+            "SCENARIO={script}\nCORUN={}\nPUSH={}\nMICRO={micro}\nPOLICY={policy}\nRESERVE={}\nGRACE={}us\nSTATS={}\n\
+             LIMIT=600\n",
             flag(config.corun),
             flag(config.push),
+            flag(config.reserve),
+            self.timing.micro_us,
             flag(config.push || config.micro_cores.is_some())
         );
         let mut archive = Archive::default();

@@ -144,7 +144,7 @@ impl Pool<'_> {
             Mode::Paper => STEP,
             Mode::Adaptive => WINDOW,
         };
-        let size = if span.0 == 0 { p.nr_micro } else { p.nr_micro.clamp(p.min_micro, p.max_micro) };
+        let size = if span.0 == 0 { p.nr_micro } else { p.nr_micro.max(p.min_micro).min(p.max_micro) };
         let (signs, unserved_ns) = (self.shared.sizing.signs, self.shared.sizing.unserved_ns);
         self.shared.sizing = Sizing { size, signs, unserved_ns, ..Sizing::EMPTY };
         if self.mode() == Mode::Paper {
@@ -191,7 +191,7 @@ impl Pool<'_> {
             Mode::Adaptive => self.adaptive_step(now, d),
         }
         let p = self.shared.params;
-        let size = self.shared.sizing.size.clamp(p.min_micro, p.max_micro.max(p.min_micro));
+        let size = self.shared.sizing.size.max(p.min_micro).min(p.max_micro);
         let size = if self.mode() == Mode::Static { p.nr_micro } else { size };
         self.shared.sizing.size = size;
         if size != s.size && !(p.reserve == 1 && self.strands(size)) {
@@ -241,7 +241,7 @@ impl Pool<'_> {
         let p = self.shared.params;
         let s = &mut self.shared.sizing;
         let want = if demand < WINDOW.0 / 64 { 0 } else { demand.div_ceil(WINDOW.0 / 2) };
-        let want = u32::try_from(want).unwrap_or(u32::MAX).clamp(p.min_micro, p.max_micro);
+        let want = u32::try_from(want).unwrap_or(u32::MAX).max(p.min_micro).min(p.max_micro);
         if want >= s.size {
             (s.size, s.calm, s.calm_most) = (want, 0, 0);
         } else {

@@ -4,7 +4,7 @@
 use crate::cli;
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Op;
-use crate::hyper::safe::types::{Domain, Kind, Pool, Range, Share, Stats};
+use crate::hyper::safe::types::{Action, Domain, Kind, Policy, Pool, Range, Share, Stats};
 use crate::out::{Column, json, or_dash, table};
 use anyhow::Result;
 use microslice_symtab::Class;
@@ -40,6 +40,7 @@ pub struct View {
 pub struct Scheduled {
     #[serde(flatten)]
     pub share: Share,
+    pub policy: Policy,
     #[serde(flatten)]
     pub stats: Stats,
 }
@@ -67,7 +68,8 @@ impl View {
         let pool = pools.iter().find(|p| p.id == domain.pool);
         let scheduled = match pool {
             Some(Pool { schedule: Some(_), .. }) => {
-                Some(Scheduled { share: xen.share(domain)?, stats: xen.stats(domain)? })
+                let (share, policy) = (xen.share(domain)?, xen.policy(domain)?);
+                Some(Scheduled { share, policy, stats: xen.stats(domain)? })
             }
             _ => None,
         };
@@ -122,6 +124,32 @@ pub fn run(command: &cli::Domain, as_json: bool) -> Result<String> {
             xen.set_share(&domain, share)?;
             if as_json { json(&View::read(&xen, &xen.pools()?, &domain)?) } else { Ok(String::new()) }
         }
+        cli::Domain::Policy(args) => {
+            let domain = xen.find_domain(&args.domain)?;
+            xen.require_microslice(Op::SetDomain, &domain)?;
+            xen.set_policy(&domain, args.apply(xen.policy(&domain)?))?;
+            if as_json { json(&View::read(&xen, &xen.pools()?, &domain)?) } else { Ok(String::new()) }
+        }
+    }
+}
+
+impl cli::PolicyArgs {
+    /// The row named, if any, with the actions named in its stead.
+    fn apply(&self, old: Policy) -> Policy {
+        let row = match self.row {
+            None => old,
+            Some(cli::Row::None) => Policy::row(Action::None, Action::None),
+            Some(cli::Row::Paper) => Policy::row(Action::Micro, Action::None),
+            Some(cli::Row::Eager) => Policy::row(Action::Micro, Action::Micro),
+            Some(cli::Row::Borrow) => Policy::row(Action::Borrow, Action::None),
+            Some(cli::Row::Grace) => Policy::row(Action::Borrow, Action::Grace),
+        };
+        Policy {
+            ipi_wait: self.ipi_wait.unwrap_or(row.ipi_wait),
+            lock_wait: self.lock_wait.unwrap_or(row.lock_wait),
+            event: self.event.unwrap_or(row.event),
+            preemption: self.preemption.unwrap_or(row.preemption),
+        }
     }
 }
 
@@ -166,6 +194,12 @@ fn show(view: &View, ranges: &[Range], with_ranges: bool, as_json: bool) -> Resu
     for (key, value) in fields {
         let value = match value {
             serde_json::Value::Null => continue,
+            serde_json::Value::Object(row) => {
+                let cell = |(source, action): (&String, &serde_json::Value)| {
+                    format!("{source}={}", action.as_str().unwrap_or_default())
+                };
+                row.iter().map(cell).collect::<Vec<_>>().join(" ")
+            }
             serde_json::Value::String(s) => s,
             other => other.to_string(),
         };
@@ -199,16 +233,24 @@ pub mod tests {
             accel_ipi: 110,
             accel_lock: 20,
             accel_irq: 7,
+            accel_preempt: 8,
+            graces: 9,
             refused_affinity: 1,
             refused_limit: 2,
             refused_full: 3,
+            lent_runs: 60,
+            borrow_runs: 50,
             micro_runs: 137,
             micro_ns: 9_876_543,
             run_ns: 12_000_000_000,
             ranges: 812,
             generation: 2,
         };
-        let scheduled = scheduled.then_some(Scheduled { share: Share { weight: 256, cap: 0 }, stats });
+        let scheduled = scheduled.then_some(Scheduled {
+            share: Share { weight: 256, cap: 0 },
+            policy: Policy::row(Action::Micro, Action::None),
+            stats,
+        });
         let pool = "Pool-0".to_owned();
         View { domid, name: name.map(Into::into), kind: Kind::Hvm, vcpus: 4, pool, scheduled }
     }
@@ -223,10 +265,31 @@ pub mod tests {
     }
 
     #[test]
+    fn a_policy_row_and_single_actions_go_together() {
+        let args = cli::PolicyArgs {
+            domain: "web".into(),
+            row: Some(cli::Row::Borrow),
+            ipi_wait: None,
+            lock_wait: None,
+            event: Some(Action::None),
+            preemption: None,
+        };
+        let row = args.apply(Policy::row(Action::Front, Action::Grace));
+        assert_eq!(row, Policy { event: Action::None, ..Policy::row(Action::Borrow, Action::None) });
+        let args = cli::PolicyArgs { row: None, ..args };
+        let old = Policy::row(Action::Front, Action::Grace);
+        assert_eq!(args.apply(old), Policy { event: Action::None, ..old });
+    }
+
+    #[test]
     fn lines_of_domain_show() {
         let ranges = [Range { start: 0xffff_ffff_8100_0000, end: 0xffff_ffff_8100_0040, class: 1 }];
         let text = show(&sample(3, Some("web"), true), &ranges, true, false).unwrap();
         assert!(text.contains("accel_ipi              : 110\n"), "{text}");
+        assert!(
+            text.contains("policy                 : ipi_wait=micro lock_wait=micro event=micro preemption=none\n"),
+            "{text}"
+        );
         assert!(text.contains("ranges lock-wait       : 1\n"), "{text}");
         assert!(text.ends_with("0xffffffff81000000 0xffffffff81000040  lock-wait\n"), "{text}");
     }

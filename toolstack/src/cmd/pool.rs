@@ -5,7 +5,7 @@ use crate::cli;
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Object;
 use crate::hyper::safe::error::{Cause, Error, Op};
-use crate::hyper::safe::types::{Pool, Schedule};
+use crate::hyper::safe::types::{Pool, Schedule, Sizing};
 use crate::out::{Column, cpu_list, json, or_dash, table};
 use crate::units;
 use anyhow::{Result, bail};
@@ -25,11 +25,23 @@ pub fn run(command: &cli::Pool, as_json: bool) -> Result<String> {
             if as_json { json(&pool) } else { Ok(show(&pool)) }
         }
         cli::Pool::Resize { pool, micro_cores } => {
-            change(pool.as_deref(), as_json, |schedule| schedule.nr_micro = *micro_cores)
+            change(pool.as_deref(), as_json, |schedule| {
+                schedule.nr_micro = *micro_cores;
+                schedule.sizing = Sizing::Static;
+            })
+        }
+        cli::Pool::Auto(args) => change(args.pool.as_deref(), as_json, |schedule| {
+            schedule.sizing = args.mode;
+            schedule.min_micro = args.min.unwrap_or(schedule.min_micro);
+            schedule.max_micro = args.max.unwrap_or(schedule.max_micro);
+        }),
+        cli::Pool::Reserve { pool, state } => {
+            change(pool.as_deref(), as_json, |schedule| schedule.reserve = *state == cli::OnOff::On)
         }
         cli::Pool::Slice(args) => change(args.pool.as_deref(), as_json, |schedule| {
             schedule.slice_us = args.normal.unwrap_or(schedule.slice_us);
             schedule.micro_slice_us = args.micro.unwrap_or(schedule.micro_slice_us);
+            schedule.grace_us = args.grace.unwrap_or(schedule.grace_us);
         }),
     }
 }
@@ -77,12 +89,21 @@ fn list(pools: &[Pool]) -> String {
             pool.id.to_string(),
             pool.cpus.len().to_string(),
             pool.scheduler.clone(),
-            or_dash(schedule.map(|s| s.nr_micro)),
+            or_dash(schedule.map(|s| s.cur_micro)),
             or_dash(schedule.map(|s| units::us(s.slice_us))),
             or_dash(schedule.map(|s| units::us(s.micro_slice_us))),
         ]
     };
     table(&COLUMNS, &pools.iter().map(row).collect::<Vec<_>>())
+}
+
+fn sizing(s: &Schedule) -> String {
+    let mode = match s.sizing {
+        Sizing::Static => return "static".to_owned(),
+        Sizing::Paper => "paper",
+        Sizing::Adaptive => "adaptive",
+    };
+    format!("{mode}, {} to {}", s.min_micro, s.max_micro)
 }
 
 fn show(pool: &Pool) -> String {
@@ -95,10 +116,13 @@ fn show(pool: &Pool) -> String {
     ];
     if let Some(s) = &pool.schedule {
         lines.extend([
-            ("micro_cores", s.nr_micro.to_string()),
+            ("micro_cores", s.cur_micro.to_string()),
             ("micro_cpus", cpu_list(&s.micro_cpus)),
+            ("reserved", s.reserve.to_string()),
+            ("sizing", sizing(s)),
             ("slice", units::us(s.slice_us)),
             ("micro_slice", units::us(s.micro_slice_us)),
+            ("grace", units::us(s.grace_us)),
             ("ratelimit", units::us(s.ratelimit_us)),
             ("micro_runs", s.micro_runs.to_string()),
             ("micro_time", units::ns(s.micro_ns)),
@@ -118,7 +142,13 @@ pub mod tests {
             slice_us: 30_000,
             micro_slice_us: 100,
             ratelimit_us: 1_000,
+            grace_us: 100,
             nr_micro,
+            reserve: false,
+            sizing: Sizing::Static,
+            min_micro: 0,
+            max_micro: 3,
+            cur_micro: nr_micro,
             nr_cpus: 4,
             micro_cpus: (4 - nr_micro..4).collect(),
             micro_runs: 1_200,
@@ -149,8 +179,11 @@ pub mod tests {
         domains                : 2
         micro_cores            : 1
         micro_cpus             : 3
+        reserved               : false
+        sizing                 : static
         slice                  : 30ms
         micro_slice            : 100us
+        grace                  : 100us
         ratelimit              : 1ms
         micro_runs             : 1200
         micro_time             : 98.8ms
@@ -176,7 +209,13 @@ pub mod tests {
           "slice_us": 30000,
           "micro_slice_us": 100,
           "ratelimit_us": 1000,
+          "grace_us": 100,
           "nr_micro": 1,
+          "reserve": false,
+          "sizing": "static",
+          "min_micro": 0,
+          "max_micro": 3,
+          "cur_micro": 1,
           "nr_cpus": 4,
           "micro_cpus": [
             3

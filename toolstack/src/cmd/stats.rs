@@ -30,15 +30,19 @@ const EVENTS: [Column; 9] = [
     ("Preempted", 9),
     ("Critical", 8),
 ];
-const OUTCOMES: [Column; 11] = [
+const OUTCOMES: [Column; 15] = [
     ("Name", 20),
     ("ID", 4),
     ("Accel-IPI", 9),
     ("Lock", 8),
     ("IRQ", 8),
+    ("Preempt", 7),
+    ("Grace", 6),
     ("No-affinity", 11),
     ("Limit", 6),
     ("Full", 8),
+    ("Lent", 8),
+    ("Borrowed", 8),
     ("Micro-runs", 10),
     ("Micro-time", 10),
     ("Run-time", 8),
@@ -93,9 +97,13 @@ fn tables(all: &All) -> String {
             s.accel_ipi.to_string(),
             s.accel_lock.to_string(),
             s.accel_irq.to_string(),
+            s.accel_preempt.to_string(),
+            s.graces.to_string(),
             s.refused_affinity.to_string(),
             s.refused_limit.to_string(),
             s.refused_full.to_string(),
+            s.lent_runs.to_string(),
+            s.borrow_runs.to_string(),
             s.micro_runs.to_string(),
             units::ns(s.micro_ns),
             units::ns(s.run_ns),
@@ -108,7 +116,7 @@ fn pool_row(pool: &Pool) -> Option<Vec<String>> {
     let s = pool.schedule.as_ref()?;
     Some(vec![
         pool.name.clone(),
-        s.nr_micro.to_string(),
+        s.cur_micro.to_string(),
         s.nr_cpus.to_string(),
         s.micro_runs.to_string(),
         units::ns(s.micro_ns),
@@ -138,8 +146,8 @@ mod tests {
         Name                   ID Yield-IPI     Lock    Other     Kept   Kicked Preempted Critical
         web                     3       120       34        5       99       77      1000       42
 
-        Name                   ID Accel-IPI     Lock      IRQ No-affinity  Limit     Full Micro-runs Micro-time Run-time
-        web                     3       110       20        7           1      2        3        137     9.88ms    12.0s
+        Name                   ID Accel-IPI     Lock      IRQ Preempt  Grace No-affinity  Limit     Full     Lent Borrowed Micro-runs Micro-time Run-time
+        web                     3       110       20        7       8      9           1      2        3       60       50        137     9.88ms    12.0s
         ");
     }
 
@@ -160,7 +168,13 @@ mod tests {
             "slice_us",
             "micro_slice_us",
             "ratelimit_us",
+            "grace_us",
             "nr_micro",
+            "reserve",
+            "sizing",
+            "min_micro",
+            "max_micro",
+            "cur_micro",
             "nr_cpus",
             "micro_cpus",
             "micro_runs",
@@ -180,6 +194,7 @@ mod tests {
             "pool",
             "weight",
             "cap",
+            "policy",
             "yields_ipi",
             "yields_lock",
             "yields_other",
@@ -190,9 +205,13 @@ mod tests {
             "accel_ipi",
             "accel_lock",
             "accel_irq",
+            "accel_preempt",
+            "graces",
             "refused_affinity",
             "refused_limit",
             "refused_full",
+            "lent_runs",
+            "borrow_runs",
             "micro_runs",
             "micro_ns",
             "run_ns",

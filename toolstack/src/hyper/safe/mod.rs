@@ -16,7 +16,7 @@ use call::{Call, DomctlUnion, Errno, Silence};
 use ctrl::{Ctrl, RawPool, bits};
 use error::{BUILT_FOR, Cause, Error, Object, Op};
 use names::Names;
-use types::{Domain, MICROSLICE, Pool, Schedule, Share, Stats};
+use types::{Action, Domain, MICROSLICE, Policy, Pool, Schedule, Share, Sizing, Stats};
 
 /// Most ranges that a domain may have.
 pub const MAX_RANGES: usize = raw::XEN_DOMCTL_MICROSLICE_MAX_RANGES as usize;
@@ -103,7 +103,13 @@ impl Xen {
             slice_us: schedule.slice_us,
             micro_slice_us: schedule.micro_slice_us,
             ratelimit_us: schedule.ratelimit_us,
+            grace_us: schedule.grace_us,
             nr_micro: schedule.nr_micro,
+            reserve: schedule.reserve != 0,
+            sizing: Sizing::from_number(schedule.sizing).ok_or_else(|| fail(errno::EINVAL))?,
+            min_micro: schedule.min_micro,
+            max_micro: schedule.max_micro,
+            cur_micro: schedule.cur_micro,
             nr_cpus: schedule.nr_cpus,
             micro_cpus: bits(map.as_mut_slice()),
             micro_runs: schedule.micro_runs,
@@ -113,7 +119,7 @@ impl Xen {
         })
     }
 
-    /// Applies the four parameters of `wanted` to `pool` as a whole, and reads the result back.
+    /// Applies the parameters of `wanted` to `pool` as a whole, and reads the result back.
     pub fn set_pool(&self, pool: &Pool, wanted: &Schedule) -> Result<Pool, Error> {
         let object = Object::Pool(pool.id, pool.name.clone());
         check_schedule(wanted).map_err(|why| Error::refused(Op::SetPool, object.clone(), why))?;
@@ -122,6 +128,11 @@ impl Xen {
             micro_slice_us: wanted.micro_slice_us,
             ratelimit_us: wanted.ratelimit_us,
             nr_micro: wanted.nr_micro,
+            grace_us: wanted.grace_us,
+            reserve: u32::from(wanted.reserve),
+            sizing: wanted.sizing.number(),
+            min_micro: wanted.min_micro,
+            max_micro: wanted.max_micro,
             ..Default::default()
         };
         let set = self.call.sysctl(pool.id, raw::XEN_SYSCTL_SCHEDOP_putinfo, &mut schedule);
@@ -198,6 +209,28 @@ impl Xen {
         self.domctl(Op::SetDomain, domain, raw::XEN_DOMCTL_SCHEDOP_putinfo, &mut u)
     }
 
+    /// A domain's row of actions.
+    pub fn policy(&self, domain: &Domain) -> Result<Policy, Error> {
+        let mut u = DomctlUnion { microslice_policy: raw::xen_domctl_sched_microslice_policy::default() };
+        self.domctl(Op::ReadDomain, domain, raw::XEN_DOMCTL_SCHEDOP_getpolicy, &mut u)?;
+        // SAFETY: the member this sub-command returns; any bits are valid.
+        let raw = unsafe { u.microslice_policy };
+        Policy::from_numbers(raw.action)
+            .ok_or_else(|| self.fail(Op::ReadDomain, domain.object(), errno::EINVAL))
+    }
+
+    /// Sets the row.
+    pub fn set_policy(&self, domain: &Domain, policy: Policy) -> Result<(), Error> {
+        let only = "action grace: fits preemption only";
+        if [policy.ipi_wait, policy.lock_wait, policy.event].contains(&Action::Grace) {
+            return Err(Error::refused(Op::SetDomain, domain.object(), only));
+        }
+        let mut u = DomctlUnion {
+            microslice_policy: raw::xen_domctl_sched_microslice_policy { action: policy.numbers(), pad: 0 },
+        };
+        self.domctl(Op::SetDomain, domain, raw::XEN_DOMCTL_SCHEDOP_putpolicy, &mut u)
+    }
+
     /// A domain's counters.
     pub fn stats(&self, domain: &Domain) -> Result<Stats, Error> {
         let fail = |e| self.fail(Op::ReadStats, domain.object(), e);
@@ -232,6 +265,15 @@ fn check_schedule(wanted: &Schedule) -> Result<(), String> {
         let (micro, max) = (wanted.micro_slice_us, wanted.slice_us);
         return Err(format!("micro slice {micro} us: expected {min} us to the normal slice, {max} us"));
     }
+    let min = raw::XEN_SYSCTL_MICROSLICE_GRACE_MIN_US;
+    if !(min..=wanted.slice_us).contains(&wanted.grace_us) {
+        let (grace, max) = (wanted.grace_us, wanted.slice_us);
+        return Err(format!("grace {grace} us: expected {min} us to the normal slice, {max} us"));
+    }
+    if wanted.min_micro > wanted.max_micro {
+        let (min, max) = (wanted.min_micro, wanted.max_micro);
+        return Err(format!("{min} micro cores at least and {max} at most"));
+    }
     if wanted.nr_micro >= wanted.nr_cpus {
         let (n, cpus) = (wanted.nr_micro, wanted.nr_cpus);
         return Err(format!("{n} micro cores of {cpus} pCPUs: at least one must stay normal"));
@@ -264,7 +306,13 @@ mod tests {
             slice_us,
             micro_slice_us,
             ratelimit_us: 1000,
+            grace_us: 100,
             nr_micro,
+            reserve: false,
+            sizing: Sizing::Static,
+            min_micro: 0,
+            max_micro: 3,
+            cur_micro: nr_micro,
             nr_cpus: 5,
             micro_cpus: Vec::new(),
             micro_runs: 0,

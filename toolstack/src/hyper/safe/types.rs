@@ -48,20 +48,141 @@ pub struct Schedule {
     pub micro_slice_us: u32,
     /// Context switch rate limit, in us.
     pub ratelimit_us: u32,
-    /// Micro cores.
+    /// How long a vCPU may stay by the action grace, in us.
+    pub grace_us: u32,
+    /// Micro cores asked for.
     pub nr_micro: u32,
+    /// Micro cores do no normal work while nothing is urgent.
+    pub reserve: bool,
+    /// Who decides how many there are.
+    pub sizing: Sizing,
+    /// Least number of them, unless sizing is static.
+    pub min_micro: u32,
+    /// Greatest number of them, unless sizing is static.
+    pub max_micro: u32,
+    /// Micro cores at the moment.
+    pub cur_micro: u32,
     /// pCPUs in the cpupool.
     pub nr_cpus: u32,
     /// Which of them are micro cores.
     pub micro_cpus: Vec<u32>,
-    /// Runs on micro cores.
+    /// Micro slices.
     pub micro_runs: u64,
     /// Time in those runs, in ns.
     pub micro_ns: u64,
-    /// Longest stay on a micro core while another vCPU waited for it, in ns.
+    /// Longest micro slice while another vCPU waited for it, in ns.
     pub micro_stay_max_ns: u64,
     /// Decisions of the scheduler core that Xen's checks refused.
     pub rejected: u64,
+}
+
+/// Who decides how many micro cores a cpupool has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sizing {
+    /// The administrator, with `pool resize`.
+    Static,
+    /// Algorithm 1 of the EuroSys'18 paper.
+    Paper,
+    /// Demand in windows of 50 ms.
+    Adaptive,
+}
+
+impl Sizing {
+    /// By the interface's number.
+    pub fn from_number(n: u32) -> Option<Sizing> {
+        Some(match n {
+            raw::XEN_SYSCTL_MICROSLICE_SIZING_STATIC => Sizing::Static,
+            raw::XEN_SYSCTL_MICROSLICE_SIZING_PAPER => Sizing::Paper,
+            raw::XEN_SYSCTL_MICROSLICE_SIZING_ADAPTIVE => Sizing::Adaptive,
+            _ => return None,
+        })
+    }
+
+    /// The interface's number.
+    pub fn number(self) -> u32 {
+        match self {
+            Sizing::Static => raw::XEN_SYSCTL_MICROSLICE_SIZING_STATIC,
+            Sizing::Paper => raw::XEN_SYSCTL_MICROSLICE_SIZING_PAPER,
+            Sizing::Adaptive => raw::XEN_SYSCTL_MICROSLICE_SIZING_ADAPTIVE,
+        }
+    }
+}
+
+/// How a vCPU that keeps its siblings waiting is helped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Not at all
+    None,
+    /// A micro slice on a micro core
+    Micro,
+    /// A micro slice at once, on the core where it harms least
+    Borrow,
+    /// It keeps its pCPU a moment longer (preemption only)
+    Grace,
+    /// It is next in the queue
+    Front,
+}
+
+impl Action {
+    fn from_number(n: u8) -> Option<Action> {
+        Some(match u32::from(n) {
+            raw::XEN_DOMCTL_MICROSLICE_ACTION_NONE => Action::None,
+            raw::XEN_DOMCTL_MICROSLICE_ACTION_MICRO => Action::Micro,
+            raw::XEN_DOMCTL_MICROSLICE_ACTION_BORROW => Action::Borrow,
+            raw::XEN_DOMCTL_MICROSLICE_ACTION_GRACE => Action::Grace,
+            raw::XEN_DOMCTL_MICROSLICE_ACTION_FRONT => Action::Front,
+            _ => return None,
+        })
+    }
+
+    fn number(self) -> u8 {
+        let n = match self {
+            Action::None => raw::XEN_DOMCTL_MICROSLICE_ACTION_NONE,
+            Action::Micro => raw::XEN_DOMCTL_MICROSLICE_ACTION_MICRO,
+            Action::Borrow => raw::XEN_DOMCTL_MICROSLICE_ACTION_BORROW,
+            Action::Grace => raw::XEN_DOMCTL_MICROSLICE_ACTION_GRACE,
+            Action::Front => raw::XEN_DOMCTL_MICROSLICE_ACTION_FRONT,
+        };
+        n as u8
+    }
+}
+
+/// A domain's row: what is done, by how the scheduler learns that siblings wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// A vCPU yields in an IPI wait.
+    pub ipi_wait: Action,
+    /// A vCPU yields in a lock wait.
+    pub lock_wait: Action,
+    /// An event arrives for a preempted vCPU.
+    pub event: Action,
+    /// A vCPU is preempted inside a critical service.
+    pub preemption: Action,
+}
+
+impl Policy {
+    /// One action for all sources but preemption.
+    pub const fn row(others: Action, preemption: Action) -> Policy {
+        Policy { ipi_wait: others, lock_wait: others, event: others, preemption }
+    }
+
+    /// From the interface's form.
+    pub fn from_numbers(numbers: [u8; 4]) -> Option<Policy> {
+        let [ipi_wait, lock_wait, event, preemption] = numbers.map(Action::from_number);
+        Some(Policy {
+            ipi_wait: ipi_wait?,
+            lock_wait: lock_wait?,
+            event: event?,
+            preemption: preemption?,
+        })
+    }
+
+    /// To the interface's form.
+    pub fn numbers(self) -> [u8; 4] {
+        [self.ipi_wait, self.lock_wait, self.event, self.preemption].map(Action::number)
+    }
 }
 
 /// How a domain is virtualised.
@@ -148,15 +269,23 @@ counters! {
     accel_lock,
     /// Accelerations for an interrupt.
     accel_irq,
-    /// Refused: the vCPU may not run on a micro core.
+    /// Accelerations for a preemption inside a critical service.
+    accel_preempt,
+    /// Preemptions inside a critical service that were put off for a moment.
+    graces,
+    /// Refused: the vCPU may not run on a pCPU that could help.
     refused_affinity,
     /// Refused: the domain's limit.
     refused_limit,
-    /// Refused: no free micro core.
+    /// Had to wait: no pCPU that could help was free.
     refused_full,
-    /// Runs on micro cores.
+    /// Micro slices on the pCPU of a yielding sibling.
+    lent_runs,
+    /// Micro slices on the pCPU of another domain.
+    borrow_runs,
+    /// Micro slices.
     micro_runs,
-    /// Time on micro cores, in ns.
+    /// Time in micro slices, in ns.
     micro_ns,
     /// Time on all cores, in ns.
     run_ns,
