@@ -11,6 +11,7 @@ mod patches;
 mod run;
 mod rustlib;
 mod series;
+mod sim;
 mod source;
 mod toolchain;
 mod toolstack;
@@ -141,6 +142,8 @@ enum PatchesCmd {
 enum EvalCmd {
     /// Real Xen, dom0 and Linux guests on an emulated machine; taken up where it was interrupted
     Lab(lab::Eval),
+    /// Simulated machine, guests and stock schedulers under the very core that runs in Xen
+    Sim(sim::Eval),
 }
 
 #[derive(Debug, Subcommand)]
@@ -186,6 +189,7 @@ fn dispatch(command: Cmd) -> Result<()> {
             Ok(())
         }
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
+        Cmd::Eval(EvalCmd::Sim(args)) => sim::eval(&root, &args),
         Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),
         Cmd::LabInputs => {
             print!("{}", lab::environment(&lab::inputs(&cache, &root, "4.20")?));

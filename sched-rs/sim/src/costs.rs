@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What things cost, in nanoseconds. README.md says where each default comes from and how sure it is.
+
+use crate::agenda::Ns;
+use serde::{Deserialize, Serialize};
+
+/// Speed of a pCPU at which workloads' times are given: both hardware threads of its core are busy.
+pub const FULL: u64 = 1024;
+
+/// Costs of a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Costs {
+    /// A PAUSE loop exits after so long.
+    pub ple_window: Ns,
+    /// A VM exit that ends in a yield, until the guest goes on if nobody takes the pCPU.
+    pub yield_exit: Ns,
+    /// Switching a pCPU from one vCPU to another.
+    pub vcpu_switch: Ns,
+    /// From SCHEDULE_SOFTIRQ raised for another pCPU until it schedules.
+    pub poke: Ns,
+    /// Sending one IPI: a hypercall.
+    pub ipi_send: Ns,
+    /// From there until the receiver, if it runs, is in its handler.
+    pub ipi_deliver: Ns,
+    /// Answering a TLB-shootdown or function-call IPI.
+    pub ipi_serve: Ns,
+    /// Serving a reschedule IPI.
+    pub resched_serve: Ns,
+    /// Serving a timer tick.
+    pub tick_serve: Ns,
+    /// Period of the guest's timer tick.
+    pub tick: Ns,
+    /// Switching between threads inside a guest.
+    pub thread_switch: Ns,
+    /// Filling a private cache again after another vCPU has used it for long.
+    pub refill: Ns,
+    /// A stay of another vCPU spoils an n-th of its length, up to `refill`.
+    pub refill_share: u64,
+    /// A lock passing to a waiter that spins.
+    pub handoff: Ns,
+    /// Serving one batch of network packets in the interrupt.
+    pub net_serve: Ns,
+    /// Speed, percent, of a hardware thread whose sibling idles; 100: no SMT.
+    pub smt_alone: u64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            ple_window: 1_707,
+            yield_exit: 1_500,
+            vcpu_switch: 2_000,
+            poke: 1_000,
+            ipi_send: 1_200,
+            ipi_deliver: 2_000,
+            ipi_serve: 2_000,
+            resched_serve: 1_500,
+            tick_serve: 3_000,
+            tick: 4_000_000,
+            thread_switch: 1_500,
+            refill: 20_000,
+            refill_share: 8,
+            handoff: 100,
+            net_serve: 4_000,
+            smt_alone: 160,
+        }
+    }
+}

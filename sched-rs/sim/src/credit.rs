@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Stock Xen's credit scheduler, as its behaviour in 4.20 (`xen/common/sched/credit.c`) can be observed.
+//!
+//! - One queue a pCPU, in the order BOOST, UNDER, OVER, first come first served within each. Slice 30 ms.
+//! - A vCPU burns credit as it runs. Every 30 ms the accounting hands out as much as all pCPUs can burn, by weight, to the
+//!   vCPUs that were seen running at a 10 ms tick; who has credit is UNDER, who has none is OVER. Credit is bounded to a
+//!   slice either way; who reaches the upper bound leaves the accounting with half of it.
+//! - A vCPU that wakes with credit is BOOST until a tick finds it running. A wake-up tickles its last pCPU if that runs
+//!   something of lower priority, else an idle one.
+//! - The rate limit keeps a vCPU on its pCPU for 1 ms, unless it yields. A yielder goes behind its equals and behind one
+//!   vCPU of lower priority; whoever comes next gets a whole slice.
+//! - A pCPU whose next vCPU is OVER (or that would idle) looks, at most every 1 ms, for a vCPU of higher priority in
+//!   the queues of others, and takes it, yielders excepted. Queues are sorted at the tick after an accounting.
+//!
+//! Not modelled: caps (credit parks vCPUs), NUMA, soft affinity, SMT-aware migration of running vCPUs.
+
+use crate::agenda::{NEVER, Ns};
+use crate::sched::{Domain, NIL, Out, Sched};
+use microslice_core::Class;
+use microslice_core::state::Counts;
+use std::collections::VecDeque;
+
+/// Priorities, in Xen's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pri {
+    Idle,
+    Over,
+    Under,
+    Boost,
+}
+
+/// Time constants; see `sched_credit_tslice_ms`, `sched_ratelimit_us`, `load-balance-ratelimit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Slice and accounting period.
+    pub slice: Ns,
+    /// How long a vCPU runs before it may be preempted.
+    pub ratelimit: Ns,
+    /// How often a pCPU looks for work elsewhere.
+    pub balance: Ns,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { slice: 30_000_000, ratelimit: 1_000_000, balance: 1_000_000 }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    dom: u16,
+    cpu: u8,
+    pri: Pri,
+    /// Nanoseconds it may run before it is OVER.
+    credit: i64,
+    /// Up to when it has burnt credit, while it runs.
+    start: Ns,
+    yielded: bool,
+    active: bool,
+    hard: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Cpu {
+    cur: u16,
+    since: Ns,
+    queue: VecDeque<u16>,
+    balanced: Ns,
+    sorted: u64,
+}
+
+/// The scheduler's state.
+#[derive(Debug)]
+pub struct Credit {
+    set: Settings,
+    units: Vec<Unit>,
+    cpus: Vec<Cpu>,
+    weights: Vec<u32>,
+    idlers: u64,
+    /// Sum of the credits at the last accounting, if negative.
+    balance: i64,
+    epoch: u64,
+    bias: u8,
+    last_tickled: u8,
+    events: u64,
+}
+
+/// The first set bit above `from`, or around from the lowest: Xen's `cpumask_cycle`.
+fn cycle(from: u8, mask: u64) -> Option<u8> {
+    if mask == 0 {
+        return None;
+    }
+    let above = if from >= 63 { 0 } else { mask & (!0 << (from + 1)) };
+    Some(if above != 0 { above } else { mask }.trailing_zeros() as u8)
+}
+
+impl Credit {
+    /// Puts vCPU `v` on pCPU `place[v]`, where it will be found when it wakes.
+    #[must_use]
+    pub fn new(cpus: u8, set: Settings, domains: &[Domain], place: &[u8]) -> Self {
+        let mut units = vec![];
+        for (dom, d) in domains.iter().enumerate() {
+            for v in d.vcpus.clone() {
+                let cpu = place[usize::from(v)];
+                let cpu = if d.hard & 1 << cpu != 0 { cpu } else { d.hard.trailing_zeros() as u8 };
+                units.push(Unit {
+                    dom: dom as u16,
+                    cpu,
+                    pri: Pri::Under,
+                    credit: set.slice as i64 / 2,
+                    start: 0,
+                    yielded: false,
+                    active: false,
+                    hard: d.hard,
+                });
+            }
+        }
+        let cpu = Cpu { cur: NIL, since: 0, queue: VecDeque::new(), balanced: 0, sorted: 0 };
+        Self {
+            set,
+            units,
+            cpus: vec![cpu; usize::from(cpus)],
+            weights: domains.iter().map(|d| d.weight).collect(),
+            idlers: !0 >> (64 - cpus),
+            balance: 0,
+            epoch: 0,
+            bias: 0,
+            last_tickled: 0,
+            events: 0,
+        }
+    }
+
+    fn pri(&self, v: u16) -> Pri {
+        self.units.get(usize::from(v)).map_or(Pri::Idle, |u| u.pri)
+    }
+
+    fn burn(&mut self, now: Ns, v: u16) {
+        let u = &mut self.units[usize::from(v)];
+        u.credit -= now.saturating_sub(u.start) as i64;
+        u.start = now;
+    }
+
+    fn insert(&mut self, v: u16) {
+        let u = self.units[usize::from(v)];
+        let queue = &self.cpus[usize::from(u.cpu)].queue;
+        let mut at =
+            queue.iter().position(|w| self.units[usize::from(*w)].pri < u.pri).unwrap_or(queue.len());
+        if u.yielded && at < queue.len() {
+            at += 1;
+        }
+        self.cpus[usize::from(u.cpu)].queue.insert(at, v);
+    }
+
+    fn tickle(&mut self, v: u16, out: &mut Out<'_>) {
+        let u = self.units[usize::from(v)];
+        let cur = self.pri(self.cpus[usize::from(u.cpu)].cur);
+        if cur == Pri::Idle || (self.idlers == 0 && u.pri > cur) {
+            self.wake_cpu(u.cpu, out);
+        } else if self.idlers != 0 {
+            match cycle(self.last_tickled, self.idlers & u.hard) {
+                Some(cpu) => {
+                    self.last_tickled = cpu;
+                    self.wake_cpu(cpu, out);
+                }
+                None if u.pri > cur => self.wake_cpu(u.cpu, out),
+                None => {}
+            }
+        }
+    }
+
+    fn wake_cpu(&mut self, cpu: u8, out: &mut Out<'_>) {
+        self.idlers &= !(1 << cpu);
+        *out.poke |= 1 << cpu;
+    }
+
+    /// A vCPU of higher priority than `than` in another pCPU's queue.
+    fn steal(&mut self, cpu: u8, than: Pri) -> Option<u16> {
+        let all = !0u64 >> (64 - self.cpus.len());
+        let workers = all & !self.idlers & !(1 << cpu);
+        let mut peer = cycle(self.bias, workers)?;
+        for _ in 0..workers.count_ones() {
+            let p = &self.cpus[usize::from(peer)];
+            let busy = p.cur != NIL;
+            let found = p.queue.iter().enumerate().find(|(_, v)| {
+                let u = &self.units[usize::from(**v)];
+                u.pri <= than || (!u.yielded && u.hard & 1 << cpu != 0)
+            });
+            if let (true, Some((at, v))) = (busy, found.map(|(at, v)| (at, *v)))
+                && self.units[usize::from(v)].pri > than
+            {
+                self.cpus[usize::from(peer)].queue.remove(at);
+                self.units[usize::from(v)].cpu = cpu;
+                self.bias = peer;
+                return Some(v);
+            }
+            peer = cycle(peer, workers)?;
+        }
+        None
+    }
+
+    fn accounting(&mut self, now: Ns) {
+        // Running vCPUs have burnt what their ticks saw; the rest follows at their next tick, as in Xen.
+        let slice = self.set.slice as i64;
+        let mut total = slice * self.cpus.len() as i64 - self.balance.min(0);
+        let active = |units: &[Unit], d: usize| {
+            units.iter().filter(|u| u.active && usize::from(u.dom) == d).count() as i64
+        };
+        let counts: Vec<i64> = (0..self.weights.len()).map(|d| active(&self.units, d)).collect();
+        let whole: i64 = counts.iter().zip(&self.weights).map(|(n, w)| n * i64::from(*w)).sum();
+        if whole == 0 {
+            self.balance = 0;
+            return;
+        }
+        let (mut left, mut balance) = (whole, 0);
+        for (d, n) in counts.iter().copied().enumerate().filter(|(_, n)| *n > 0) {
+            let weight = i64::from(self.weights[d]) * n;
+            left -= weight;
+            let peak = n * slice + (-self.balance).max(0) * weight / whole;
+            let mut fair = total * weight / whole;
+            if fair >= peak {
+                if left > 0 {
+                    total += (fair - peak) * whole / left;
+                }
+                fair = peak;
+            }
+            let each = fair / n;
+            for u in self.units.iter_mut().filter(|u| u.active && usize::from(u.dom) == d) {
+                u.credit += each;
+                if u.credit < 0 {
+                    u.pri = Pri::Over;
+                    u.credit = u.credit.max(-slice);
+                } else {
+                    u.pri = Pri::Under;
+                    if u.credit > slice {
+                        u.active = false;
+                        u.credit /= 2;
+                    }
+                }
+                balance += u.credit;
+            }
+        }
+        self.balance = balance;
+        self.epoch += 1;
+        let _ = now;
+    }
+
+    fn tick(&mut self, now: Ns, cpu: usize) {
+        let v = self.cpus[cpu].cur;
+        if v != NIL {
+            self.burn(now, v);
+            let u = &mut self.units[usize::from(v)];
+            if u.pri == Pri::Boost {
+                u.pri = Pri::Under;
+            }
+            u.active = true;
+        }
+        if self.cpus[cpu].sorted != self.epoch {
+            self.cpus[cpu].sorted = self.epoch;
+            let units = &self.units;
+            // A stable sort into "not OVER" and OVER.
+            self.cpus[cpu].queue.make_contiguous().sort_by_key(|v| units[usize::from(*v)].pri == Pri::Over);
+        }
+    }
+
+    fn period(&self) -> Ns {
+        self.set.slice / 3
+    }
+}
+
+impl Sched for Credit {
+    fn timers(cpus: usize) -> usize {
+        1 + cpus
+    }
+
+    fn start(&mut self, now: Ns, out: &mut Out<'_>) {
+        out.agenda.set(0, now + self.set.slice);
+        for cpu in 0..self.cpus.len() {
+            out.agenda.set(1 + cpu, NEVER);
+        }
+    }
+
+    fn wake(&mut self, _: Ns, v: u16, out: &mut Out<'_>) {
+        self.events += 1;
+        let u = &mut self.units[usize::from(v)];
+        if u.pri == Pri::Under {
+            u.pri = Pri::Boost;
+        }
+        self.insert(v);
+        self.tickle(v, out);
+    }
+
+    fn offer(&mut self, _: Ns, v: u16, _: Class, _: &mut Out<'_>) {
+        self.events += 1;
+        self.units[usize::from(v)].yielded = true;
+    }
+
+    fn kick(&mut self, _: Ns, _: u16, _: &mut Out<'_>) {
+        self.events += 1;
+    }
+
+    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, _: Class, out: &mut Out<'_>) -> (u16, Ns) {
+        self.events += 1;
+        let c = usize::from(cpu);
+        let prev = self.cpus[c].cur;
+        let ran = now.saturating_sub(self.cpus[c].since);
+        if prev != NIL {
+            self.burn(now, prev);
+            let yielded = self.units[usize::from(prev)].yielded;
+            if runnable && !yielded && ran < self.set.ratelimit {
+                return (prev, (self.set.ratelimit - ran).max(100_000));
+            }
+            if runnable {
+                self.insert(prev);
+            }
+        }
+        let first = self.cpus[c].queue.front().copied().unwrap_or(NIL);
+        let pri = self.pri(first);
+        let mut next = first;
+        let mut stolen = None;
+        if pri <= Pri::Over && now.saturating_sub(self.cpus[c].balanced) > self.set.balance {
+            self.cpus[c].balanced = now;
+            stolen = self.steal(cpu, pri);
+        }
+        if let Some(v) = stolen {
+            next = v;
+        } else if first != NIL {
+            self.cpus[c].queue.pop_front();
+        }
+        let tick = 1 + c;
+        if next == NIL {
+            self.idlers |= 1 << cpu;
+            out.agenda.clear(tick);
+        } else {
+            self.idlers &= !(1 << cpu);
+            let u = &mut self.units[usize::from(next)];
+            u.yielded = false;
+            u.start = now;
+            if prev == NIL {
+                let period = self.period();
+                out.agenda.set(tick, now + period - now % period);
+            }
+        }
+        if next != prev {
+            self.cpus[c].since = now;
+        }
+        self.cpus[c].cur = next;
+        (next, if next == NIL { 0 } else { self.set.slice })
+    }
+
+    fn saved(&mut self, _: Ns, _: u16, _: &mut Out<'_>) {
+        self.events += 1;
+    }
+
+    fn timer(&mut self, now: Ns, which: usize, out: &mut Out<'_>) {
+        self.events += 1;
+        if which == 0 {
+            self.accounting(now);
+            out.agenda.set(0, now + self.set.slice);
+        } else {
+            self.tick(now, which - 1);
+            out.agenda.set(which, now + self.period());
+        }
+    }
+
+    fn counts(&self, _: u16) -> Option<Counts> {
+        None
+    }
+
+    fn events(&self) -> u64 {
+        self.events
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A deterministic discrete-event machine that drives the very core that runs in Xen.
+//!
+//! Owns: pCPUs, guests and their workloads, costs, and models of Xen's credit and credit2 to compare with. Refuses: a
+//! second implementation of Microslice's decisions ([`machine`] only translates), any number that depends on the host, and
+//! to know what the paper measured with micro-sliced cores ([`calibrate`] sees baselines only).
+//!
+//! Start in [`run`] (one run, in and out), then [`engine`] (the loop), [`guest`] (kernels and threads), [`workload`] (what
+//! they do). `sched-rs/sim/README.md` has parameters, sources and results.
+#![forbid(unsafe_code)]
+
+pub mod agenda;
+pub mod chance;
+pub mod costs;
+pub mod credit;
+pub mod credit2;
+pub mod engine;
+pub mod guest;
+pub mod hist;
+pub mod machine;
+pub mod net;
+pub mod run;
+pub mod sched;
+pub mod workload;
+
+pub use run::{Kind, Record, Run, SchedSpec, VmRecord, VmSpec};
+pub use workload::Workload;

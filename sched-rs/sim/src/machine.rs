@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The adapter: what Xen's shim (`xen/common/sched/microslice.c`) does with callbacks, events and decisions. Everything
+//! that knows the core's interface is in this file.
+
+use crate::agenda::{NEVER, Ns};
+use crate::sched::{Domain, Out, Sched};
+use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
+use microslice_core::state::{Counts, Dom, Shared, Unit};
+use microslice_core::{Class, Params, Time};
+
+/// A pool of the core, with the memory that the hypervisor would provide.
+#[derive(Debug)]
+pub struct Machine {
+    shared: Box<Shared>,
+    units: Vec<Unit>,
+    doms: Vec<Dom>,
+    events: u64,
+}
+
+impl Machine {
+    /// A pool of `cpus` pCPUs with these settings and domains.
+    ///
+    /// # Errors
+    /// What the core refuses.
+    pub fn new(cpus: u8, params: Params, domains: &[Domain]) -> Result<Self, Refusal> {
+        let units = domains.iter().map(|d| usize::from(d.vcpus.end)).max().unwrap_or(0);
+        let mut m = Self {
+            shared: Box::new(Shared::EMPTY),
+            units: vec![Unit::ABSENT; units],
+            doms: vec![Dom::ABSENT; domains.len()],
+            events: 0,
+        };
+        for cpu in 0..cpus {
+            m.must(Event::CpuUp { cpu })?;
+        }
+        m.must(Event::Set { params })?;
+        for (dom, d) in domains.iter().enumerate() {
+            let dom = dom as u16;
+            m.must(Event::DomAdd { dom })?;
+            m.must(Event::DomSet { dom, weight: d.weight, cap: d.cap })?;
+            for unit in d.vcpus.clone() {
+                m.must(Event::UnitAdd { unit, dom, hard: d.hard, soft: !0 })?;
+            }
+        }
+        Ok(m)
+    }
+
+    fn must(&mut self, event: Event) -> Result<(), Refusal> {
+        self.handle(0, event).refused.map_or(Ok(()), Err)
+    }
+
+    fn handle(&mut self, now: Ns, event: Event) -> Decision {
+        self.events += 1;
+        Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }
+            .handle(Time(now), event)
+    }
+
+    fn send(&mut self, now: Ns, event: Event, out: &mut Out<'_>) -> Decision {
+        let d = self.handle(now, event);
+        *out.poke |= d.poke;
+        if d.timer != Time(0) {
+            out.agenda.set(0, d.timer.0.max(now));
+        }
+        d
+    }
+}
+
+impl Sched for Machine {
+    fn timers(_: usize) -> usize {
+        1
+    }
+
+    fn start(&mut self, _: Ns, out: &mut Out<'_>) {
+        out.agenda.set(0, NEVER);
+    }
+
+    fn wake(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {
+        self.send(now, Event::Wake { unit: v }, out);
+    }
+
+    fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>) {
+        self.send(now, Event::Yield { unit: v, class }, out);
+    }
+
+    fn kick(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {
+        self.send(now, Event::Kick { unit: v }, out);
+    }
+
+    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, class: Class, out: &mut Out<'_>) -> (u16, Ns) {
+        let class = if runnable { class } else { Class::None };
+        let d = self.send(now, Event::Schedule { cpu, offer: Offer::Run, runnable, class }, out);
+        (d.run, d.slice.0)
+    }
+
+    fn saved(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {
+        self.send(now, Event::Saved { unit: v }, out);
+    }
+
+    fn timer(&mut self, now: Ns, _: usize, out: &mut Out<'_>) {
+        self.send(now, Event::Timer, out);
+    }
+
+    fn counts(&self, dom: u16) -> Option<Counts> {
+        self.doms.get(usize::from(dom)).map(|d| d.counts)
+    }
+
+    fn micro_stay_max(&self) -> Option<Ns> {
+        Some(self.shared.micro_stay_max.0)
+    }
+
+    fn events(&self) -> u64 {
+        self.events
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the machine asks of a scheduler: the callbacks of Xen's `struct scheduler`, without pointers.
+
+use crate::agenda::{Agenda, Ns};
+use microslice_core::Class;
+use microslice_core::state::Counts;
+
+/// "No vCPU".
+pub const NIL: u16 = u16::MAX;
+
+/// Effects of a callback: pCPUs that must ask for work, and the scheduler's own timers.
+#[derive(Debug)]
+pub struct Out<'a> {
+    /// pCPUs on which SCHEDULE_SOFTIRQ is raised, one bit each.
+    pub poke: &'a mut u64,
+    /// The agenda; sources 0 to [`Out::timers`] - 1 are the scheduler's.
+    pub agenda: &'a mut Agenda,
+}
+
+/// A scheduler under test. vCPUs and domains are numbered from 0, without gaps.
+pub trait Sched {
+    /// Timers of its own for a machine of `cpus` pCPUs.
+    fn timers(cpus: usize) -> usize;
+    /// The machine starts: all pCPUs are idle, all vCPUs asleep.
+    fn start(&mut self, now: Ns, out: &mut Out<'_>);
+    /// A blocked vCPU became runnable (`vcpu_wake`).
+    fn wake(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
+    /// A running vCPU offers its pCPU (`vcpu_yield`); `class` is what its live RIP says. The pCPU schedules right after.
+    fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>);
+    /// An interrupt or IPI for a vCPU that is runnable but preempted.
+    fn kick(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
+    /// pCPU `cpu` asks for work. `runnable` and `class` tell of the vCPU that was current. Returns whom to run ([`NIL`]:
+    /// idle) and for how long.
+    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, class: Class, out: &mut Out<'_>) -> (u16, Ns);
+    /// The context of a vCPU that left its pCPU is saved (`context_saved`).
+    fn saved(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
+    /// One of its timers has fired.
+    fn timer(&mut self, now: Ns, which: usize, out: &mut Out<'_>);
+    /// The core's counters of a domain, if it has such.
+    fn counts(&self, dom: u16) -> Option<Counts>;
+    /// Longest stay on a micro core while somebody waited for it.
+    fn micro_stay_max(&self) -> Option<Ns> {
+        None
+    }
+    /// Callbacks so far: core events, for those that drive the core.
+    fn events(&self) -> u64;
+}
+
+/// What a scheduler must know of a domain when the machine is put together.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// Its vCPUs.
+    pub vcpus: std::ops::Range<u16>,
+    /// Weight, 1 to 65535; 256 is common.
+    pub weight: u32,
+    /// Cap in percent of one pCPU; 0 is none.
+    pub cap: u32,
+    /// pCPUs its vCPUs may run on, one bit each.
+    pub hard: u64,
+}

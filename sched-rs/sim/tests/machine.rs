@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What must hold for every scheduler on the simulated machine.
+
+use microslice_sim::{Kind, Run, SchedSpec, VmSpec, Workload};
+
+fn workload(name: &str) -> Workload {
+    let path = format!("{}/../../tests/scenarios/workloads/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn run(target: &str, kind: Kind, micro: Option<u32>, seed: u64) -> Run {
+    let vm = |name: &str| VmSpec {
+        workload: workload(name),
+        vcpus: 12,
+        weight: 256,
+        cap: 0,
+        cpus: None,
+        flow: None,
+    };
+    let (warm_ms, measure_ms) = (20, 150);
+    let sched = SchedSpec::new(kind, micro);
+    Run {
+        pcpus: 12,
+        costs: Default::default(),
+        vms: vec![vm(target), vm("swaptions")],
+        sched,
+        warm_ms,
+        measure_ms,
+        seed,
+    }
+}
+
+const KINDS: [(Kind, Option<u32>); 4] =
+    [(Kind::Credit, None), (Kind::Credit2, None), (Kind::Microslice, Some(0)), (Kind::Microslice, Some(3))];
+
+#[test]
+fn equal_seeds_give_equal_bytes_and_others_do_not() {
+    for (kind, micro) in KINDS {
+        let bytes =
+            |seed| serde_yaml::to_string(&run("gmake", kind, micro, seed).execute().unwrap()).unwrap();
+        assert_eq!(bytes(1), bytes(1), "{kind:?} {micro:?}");
+        assert_ne!(bytes(1), bytes(2), "{kind:?} {micro:?}: the seed has no effect");
+    }
+}
+
+#[test]
+fn hogs_share_the_machine_fairly_and_leave_nothing_idle() {
+    for (kind, micro) in &KINDS[..3] {
+        let mut r = run("swaptions", *kind, *micro, 1);
+        r.measure_ms = 1_500;
+        let r = r.execute().unwrap();
+        assert!(r.busy > 0.99, "{kind:?}: busy {}", r.busy);
+        let share = r.vms[0].pcpus / 12.0;
+        assert!((share - 0.5).abs() < 0.05, "{kind:?}: the target has {share}");
+    }
+}
+
+#[test]
+fn weights_are_kept() {
+    for (kind, micro) in &KINDS[..3] {
+        let mut r = run("swaptions", *kind, *micro, 1);
+        r.measure_ms = 3_000;
+        r.vms[0].weight = 512;
+        let r = r.execute().unwrap();
+        let ratio = r.vms[0].pcpus / r.vms[1].pcpus;
+        assert!((1.6..2.4).contains(&ratio), "{kind:?}: weights 2:1 give {ratio}");
+    }
+}
+
+#[test]
+fn no_more_work_is_done_than_pcpus_can_do() {
+    for (kind, micro) in KINDS {
+        for target in ["gmake", "shootdown"] {
+            let r = run(target, kind, micro, 3).execute().unwrap();
+            let had: f64 = r.vms.iter().map(|v| v.pcpus).sum();
+            assert!(had <= 12.001, "{kind:?} {target}: {had} pCPUs");
+            // A hardware thread whose sibling idles does at most 1.6 times the work.
+            let user: f64 = r.vms.iter().map(|v| v.user).sum();
+            assert!(user <= 12.0 * 1.05 && user > 0.0, "{kind:?} {target}: user work {user}");
+        }
+    }
+}
+
+#[test]
+fn a_shootdown_alone_is_fast_and_slow_beside_another_vm() {
+    let both = run("shootdown", Kind::Credit, None, 1);
+    let mut alone = both.clone();
+    alone.vms.truncate(1);
+    let mean = |r: &Run| r.execute().unwrap().vms[0].tlb_us.clone().unwrap().mean;
+    let (alone, both) = (mean(&alone), mean(&both));
+    assert!((5.0..100.0).contains(&alone), "alone {alone} us");
+    assert!(both > 20.0 * alone, "beside swaptions {both} us, alone {alone} us");
+}
