@@ -5,6 +5,7 @@ use crate::ui;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use microslice_lab::results::{Corunner, Latency, Results, Row, SCHEMA, Source, Stat, Target, Yields};
+use microslice_sim::run::{Row as Policy, Sizing};
 use microslice_sim::{Kind, Record, Run, SchedSpec, VmSpec, Workload};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,19 @@ fn rows() -> Vec<(String, bool, SchedSpec)> {
     ];
     let micro = |n| (format!("microslice-{n}"), true, SchedSpec::new(Kind::Microslice, Some(n)));
     rows.extend((0..=6).map(micro));
+    let own = |name: &str, n, policy| {
+        let sched = SchedSpec { policy, ..SchedSpec::new(Kind::Microslice, Some(n)) };
+        (name.to_owned(), true, sched)
+    };
+    rows.extend([
+        own("none", 0, Policy::None),
+        own("borrow", 0, Policy::Borrow),
+        own("grace", 0, Policy::Grace),
+        own("eager-1", 1, Policy::Eager),
+    ]);
+    for (name, sizing) in [("dynamic", Sizing::Paper), ("adaptive", Sizing::Adaptive)] {
+        rows.push((name.to_owned(), true, SchedSpec { sizing, ..SchedSpec::new(Kind::Microslice, Some(0)) }));
+    }
     rows
 }
 
@@ -193,7 +207,7 @@ fn row(name: &str, consolidated: bool, sched: &SchedSpec, records: &[&Record]) -
     Row {
         name: name.to_owned(),
         scheduler: format!("{:?}", sched.scheduler).to_lowercase(),
-        policy: micro.then(|| "paper".to_owned()),
+        policy: micro.then(|| format!("{:?}", sched.policy).to_lowercase()),
         micro_cores: sched.micro_cores,
         consolidated,
         runs: records.len() as u32,

@@ -4,6 +4,7 @@
 
 use crate::agenda::{NEVER, Ns};
 use crate::sched::{Domain, Out, Sched};
+use microslice_core::policy::Policy;
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{Counts, Dom, Shared, Unit};
 use microslice_core::{Class, Params, Time};
@@ -15,20 +16,23 @@ pub struct Machine {
     units: Vec<Unit>,
     doms: Vec<Dom>,
     events: u64,
+    /// The timer that was asked for before the machine started.
+    first_timer: Ns,
 }
 
 impl Machine {
-    /// A pool of `cpus` pCPUs with these settings and domains.
+    /// A pool of `cpus` pCPUs with these settings and domains; every domain gets the same row of actions.
     ///
     /// # Errors
     /// What the core refuses.
-    pub fn new(cpus: u8, params: Params, domains: &[Domain]) -> Result<Self, Refusal> {
+    pub fn new(cpus: u8, params: Params, policy: Policy, domains: &[Domain]) -> Result<Self, Refusal> {
         let units = domains.iter().map(|d| usize::from(d.vcpus.end)).max().unwrap_or(0);
         let mut m = Self {
             shared: Box::new(Shared::EMPTY),
             units: vec![Unit::ABSENT; units],
             doms: vec![Dom::ABSENT; domains.len()],
             events: 0,
+            first_timer: NEVER,
         };
         for cpu in 0..cpus {
             m.must(Event::CpuUp { cpu })?;
@@ -38,6 +42,7 @@ impl Machine {
             let dom = dom as u16;
             m.must(Event::DomAdd { dom })?;
             m.must(Event::DomSet { dom, weight: d.weight, cap: d.cap })?;
+            m.must(Event::DomPolicy { dom, policy })?;
             for unit in d.vcpus.clone() {
                 m.must(Event::UnitAdd { unit, dom, hard: d.hard, soft: !0 })?;
             }
@@ -46,7 +51,11 @@ impl Machine {
     }
 
     fn must(&mut self, event: Event) -> Result<(), Refusal> {
-        self.handle(0, event).refused.map_or(Ok(()), Err)
+        let d = self.handle(0, event);
+        if d.timer != Time(0) {
+            self.first_timer = d.timer.0;
+        }
+        d.refused.map_or(Ok(()), Err)
     }
 
     fn handle(&mut self, now: Ns, event: Event) -> Decision {
@@ -71,7 +80,7 @@ impl Sched for Machine {
     }
 
     fn start(&mut self, _: Ns, out: &mut Out<'_>) {
-        out.agenda.set(0, NEVER);
+        out.agenda.set(0, self.first_timer);
     }
 
     fn wake(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {

@@ -13,7 +13,9 @@ use crate::machine::Machine;
 use crate::net::{Flow, FlowSpec};
 use crate::sched::{Domain, Sched};
 use crate::workload::{Fault, Workload};
+use microslice_core::policy::Policy;
 use microslice_core::pool::Refusal;
+use microslice_core::sizing::Mode;
 use microslice_core::state::Counts;
 use microslice_core::{Params, Span};
 use serde::{Deserialize, Serialize};
@@ -31,12 +33,48 @@ pub struct SchedSpec {
     /// Micro slice, microseconds; microslice only.
     #[serde(default = "hundred")]
     pub micro_us: u32,
+    /// The domains' row of actions; microslice only.
+    #[serde(default)]
+    pub policy: Row,
+    /// Who sizes the micro pool; microslice only.
+    #[serde(default)]
+    pub sizing: Sizing,
     /// Slice, milliseconds; not credit2.
     #[serde(default = "thirty")]
     pub slice_ms: u32,
     /// Rate limit, microseconds.
     #[serde(default = "thousand")]
     pub ratelimit_us: u32,
+}
+
+/// A row of the core's table of actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Row {
+    /// Nothing is done.
+    None,
+    /// The paper's.
+    #[default]
+    Paper,
+    /// The paper's, at preemption too.
+    Eager,
+    /// Micro slices without micro cores.
+    Borrow,
+    /// The same, and a grace period for who is preempted in a critical service.
+    Grace,
+}
+
+/// Who sizes the micro pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sizing {
+    /// Nobody.
+    #[default]
+    Static,
+    /// The paper's Algorithm 1.
+    Paper,
+    /// The core's own.
+    Adaptive,
 }
 
 fn hundred() -> u32 {
@@ -67,7 +105,8 @@ impl SchedSpec {
     /// A scheduler with default settings.
     #[must_use]
     pub fn new(scheduler: Kind, micro_cores: Option<u32>) -> Self {
-        Self { scheduler, micro_cores, micro_us: 100, slice_ms: 30, ratelimit_us: 1_000 }
+        let (policy, sizing) = (Row::Paper, Sizing::Static);
+        Self { scheduler, micro_cores, policy, sizing, micro_us: 100, slice_ms: 30, ratelimit_us: 1_000 }
     }
 }
 
@@ -261,9 +300,23 @@ impl Run {
                     micro_slice: Span::from_us(s.micro_us),
                     ratelimit: Span::from_us(s.ratelimit_us),
                     nr_micro: s.micro_cores.unwrap_or(0),
+                    // The paper's micro cores run nothing else.
+                    reserve: u32::from(s.policy == Row::Paper),
+                    sizing: match s.sizing {
+                        Sizing::Static => Mode::Static,
+                        Sizing::Paper => Mode::Paper,
+                        Sizing::Adaptive => Mode::Adaptive,
+                    } as u32,
                     ..Params::DEFAULT
                 };
-                self.with(Machine::new(self.pcpus, params, &domains).map_err(Error::Core)?, &domains)
+                let policy = match s.policy {
+                    Row::None => Policy::NONE,
+                    Row::Paper => Policy::PAPER,
+                    Row::Eager => Policy::EAGER,
+                    Row::Borrow => Policy::BORROW,
+                    Row::Grace => Policy::GRACE,
+                };
+                self.with(Machine::new(self.pcpus, params, policy, &domains).map_err(Error::Core)?, &domains)
             }
         }
     }

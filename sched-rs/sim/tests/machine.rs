@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold for every scheduler on the simulated machine.
 
+use microslice_sim::run::Sizing;
 use microslice_sim::{Kind, Run, SchedSpec, VmSpec, Workload};
 
 fn workload(name: &str) -> Workload {
@@ -90,4 +91,15 @@ fn a_shootdown_alone_is_fast_and_slow_beside_another_vm() {
     let (alone, both) = (mean(&alone), mean(&both));
     assert!((5.0..100.0).contains(&alone), "alone {alone} us");
     assert!(both > 20.0 * alone, "beside swaptions {both} us, alone {alone} us");
+}
+
+#[test]
+fn dynamic_sizing_uses_micro_cores() {
+    for sizing in [Sizing::Paper, Sizing::Adaptive] {
+        let mut r = run("gmake", Kind::Microslice, Some(0), 1);
+        r.sched.sizing = sizing;
+        let r = r.execute().unwrap();
+        let [ipi, lock, irq, _] = r.vms[0].accelerated_per_s.unwrap();
+        assert!(ipi + lock + irq > 0.0, "{sizing:?}: nobody was accelerated");
+    }
 }
