@@ -147,7 +147,10 @@ pub fn row(records: &[Record]) -> Option<Row> {
     Some(Row {
         name: config.name.clone(),
         scheduler: config.scheduler.to_string(),
-        policy: config.policy.clone(),
+        policy: config
+            .policy
+            .as_ref()
+            .map(|p| if config.reserve { format!("{p}, reserved") } else { p.clone() }),
         micro_cores: config.micro_cores,
         consolidated: config.corun,
         runs: records.len() as u32,

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use plotters::prelude::*;
 use std::fmt::Write;
 
-const HEAD: [&str; 8] = [
+const HEAD: [&str; 9] = [
     "scheduler",
+    "policy",
     "micro cores",
     "pure TLB shootdown mean / p99 / max (us)",
     "target elapsed (s)",
@@ -46,10 +47,11 @@ fn percent(stat: Option<&Stat>) -> String {
     scaled.map_or("-".to_owned(), |stat| cell(&stat, 1) + " %")
 }
 
-fn cells(row: &Row) -> [String; 8] {
+fn cells(row: &Row) -> [String; 9] {
     let alone = if row.consolidated { "" } else { " (alone)" };
     [
         format!("{}{alone}", row.scheduler),
+        row.policy.clone().unwrap_or_else(|| "-".to_owned()),
         row.micro_cores.map_or("-".to_owned(), |count| count.to_string()),
         row.tlb_sync_us.as_ref().map_or("-".to_owned(), latency_cell),
         optional(row.target.elapsed_s.as_ref(), 2),
@@ -62,7 +64,7 @@ fn cells(row: &Row) -> [String; 8] {
 
 /// The table, in Markdown's form, columns aligned.
 pub fn text(results: &Results) -> String {
-    let rows: Vec<[String; 8]> = results.rows.iter().map(cells).collect();
+    let rows: Vec<[String; 9]> = results.rows.iter().map(cells).collect();
     let mut widths = HEAD.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -87,7 +89,7 @@ pub fn text(results: &Results) -> String {
     out
 }
 
-/// Each microslice row against stock credit beside the same co-runner, with the bounds of issue 2.
+/// Each row against stock credit beside the same co-runner, with what is wanted of the best micro size.
 pub fn ratios(results: &Results) -> String {
     let Some(base) = results.row("credit") else { return "no ratios: row credit was not run\n".to_owned() };
     let mut out = String::from("against credit:\n");

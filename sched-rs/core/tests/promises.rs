@@ -414,7 +414,10 @@ fn borrow_takes_no_core_inside_a_critical_service_and_a_core_rarely() {
     }
     let most = 4 * (200 * MS).div_ceil(10 * micro) + 4;
     let borrowed = m.doms[0].counts.borrow_runs;
-    assert!(borrowed > 0 && borrowed <= most, "{borrowed} slices were borrowed from four cores, not {most} at most");
+    assert!(
+        borrowed > 0 && borrowed <= most,
+        "{borrowed} slices were borrowed from four cores, not {most} at most"
+    );
 }
 
 #[test]

@@ -287,7 +287,9 @@ pub mod tests {
         let text = show(&sample(3, Some("web"), true), &ranges, true, false).unwrap();
         assert!(text.contains("accel_ipi              : 110\n"), "{text}");
         assert!(
-            text.contains("policy                 : ipi_wait=micro lock_wait=micro event=micro preemption=none\n"),
+            text.contains(
+                "policy                 : ipi_wait=micro lock_wait=micro event=micro preemption=none\n"
+            ),
             "{text}"
         );
         assert!(text.contains("ranges lock-wait       : 1\n"), "{text}");

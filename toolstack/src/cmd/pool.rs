@@ -24,12 +24,10 @@ pub fn run(command: &cli::Pool, as_json: bool) -> Result<String> {
             let pool = Xen::open()?.find_pool(name)?;
             if as_json { json(&pool) } else { Ok(show(&pool)) }
         }
-        cli::Pool::Resize { pool, micro_cores } => {
-            change(pool.as_deref(), as_json, |schedule| {
-                schedule.nr_micro = *micro_cores;
-                schedule.sizing = Sizing::Static;
-            })
-        }
+        cli::Pool::Resize { pool, micro_cores } => change(pool.as_deref(), as_json, |schedule| {
+            schedule.nr_micro = *micro_cores;
+            schedule.sizing = Sizing::Static;
+        }),
         cli::Pool::Auto(args) => change(args.pool.as_deref(), as_json, |schedule| {
             schedule.sizing = args.mode;
             schedule.min_micro = args.min.unwrap_or(schedule.min_micro);

@@ -171,12 +171,7 @@ impl Policy {
     /// From the interface's form.
     pub fn from_numbers(numbers: [u8; 4]) -> Option<Policy> {
         let [ipi_wait, lock_wait, event, preemption] = numbers.map(Action::from_number);
-        Some(Policy {
-            ipi_wait: ipi_wait?,
-            lock_wait: lock_wait?,
-            event: event?,
-            preemption: preemption?,
-        })
+        Some(Policy { ipi_wait: ipi_wait?, lock_wait: lock_wait?, event: event?, preemption: preemption? })
     }
 
     /// To the interface's form.
