@@ -1,25 +1,58 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Prints the critical ranges of a kernel image, or all its symbols as `nm` would: `ranges [--symbols] FILE`.
+//! Prints the critical ranges of a kernel image, or all its symbols as `nm` would, or why an address has its class:
+//! `ranges [--symbols | --explain ADDRESS] FILE`.
 
 use microslice_symtab::{Catalog, Error, KernelImage};
 use std::io::Write;
 
+const USAGE: &str = "usage: ranges [--symbols | --explain ADDRESS] FILE";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let all = args.first().is_some_and(|arg| arg == "--symbols");
-    let path = args.pop().ok_or("usage: ranges [--symbols] FILE")?;
-    let image = KernelImage::open(&path).map_err(|err: Error| err.to_string())?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let open = |path: &str| KernelImage::open(path).map_err(|err: Error| err.to_string());
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    if all {
-        for symbol in image.symbols() {
-            writeln!(out, "{:016x} {} {}", symbol.address, symbol.kind, symbol.name)?;
+    match args.as_slice() {
+        ["--symbols", path] => {
+            for symbol in open(path)?.symbols() {
+                writeln!(out, "{:016x} {} {}", symbol.address, symbol.kind, symbol.name)?;
+            }
         }
-        return Ok(());
+        ["--explain", address, path] => {
+            let address = u64::from_str_radix(address.trim_start_matches("0x"), 16)?;
+            explain(&mut out, &open(path)?, address)?;
+        }
+        [path] => {
+            let ranges = open(path)?.ranges(&Catalog::builtin());
+            for range in &ranges {
+                writeln!(
+                    out,
+                    "{:#x} {:#x} {} {}",
+                    range.start,
+                    range.end,
+                    range.class,
+                    range.names.join(" ")
+                )?;
+            }
+            write!(out, "{}", ranges.report())?;
+        }
+        _ => return Err(USAGE.into()),
     }
-    let ranges = image.ranges(&Catalog::builtin());
-    for range in &ranges {
-        writeln!(out, "{:#x} {:#x} {} {}", range.start, range.end, range.class, range.names.join(" "))?;
+    Ok(())
+}
+
+/// Symbol, class and rule of a link-time address.
+fn explain(out: &mut impl Write, image: &KernelImage, address: u64) -> std::io::Result<()> {
+    let catalog = Catalog::builtin();
+    let ranges = image.ranges(&catalog);
+    let class = ranges.find(address).map_or("none", |range| range.class.name());
+    writeln!(out, "{address:#x}: class {class}")?;
+    for symbol in image.symbols_at(address) {
+        write!(out, "  {}+{:#x}: ", symbol.name, address - symbol.address)?;
+        match catalog.find(symbol.name) {
+            Some((rule, entry)) => writeln!(out, "rule {rule} ({}): {}", entry.class, entry.why)?,
+            None => writeln!(out, "no rule")?,
+        }
     }
-    write!(out, "{}", ranges.report())?;
     Ok(())
 }

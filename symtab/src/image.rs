@@ -212,6 +212,25 @@ impl KernelImage {
         self.symbols.find(name)
     }
 
+    /// The symbols that hold an address: those that start last before it, aliases of each other.
+    ///
+    /// ```
+    /// # use microslice_symtab::{Catalog, Class, KernelImage};
+    /// let map = b"ffffffff81000000 T _stext\nffffffff81000000 T entry_SYSCALL_64
+    /// ffffffff81000100 t flush_tlb_func.isra.0\nffffffff81001000 T _etext\n";
+    /// let image = KernelImage::from_bytes(map)?;
+    /// let symbol = image.symbols_at(0xffff_ffff_8100_0120).next().unwrap();
+    /// assert_eq!(symbol.name, "flush_tlb_func.isra.0");
+    /// let catalog = Catalog::builtin();
+    /// let (rule, entry) = catalog.find(symbol.name).unwrap();
+    /// assert_eq!((rule, entry.class), ("flush_tlb_func", Class::IpiServe));
+    /// assert_eq!(image.ranges(&catalog).find(0xffff_ffff_8100_0120).unwrap().class, Class::IpiServe);
+    /// # Ok::<(), microslice_symtab::Error>(())
+    /// ```
+    pub fn symbols_at(&self, address: u64) -> impl Iterator<Item = Symbol<'_>> {
+        self.symbols.at(address)
+    }
+
     /// The kernel's text, `_stext` up to `_etext`, without that of its start-up (`.init.text`).
     pub fn text(&self) -> std::ops::Range<u64> {
         self.symbols.text()

@@ -10,8 +10,8 @@
 //! - Every byte comes from a guest's owner and may be hostile: bounded by [`Limits`] in time and memory, never a panic.
 //! - Only code between `_stext` and `_etext` gets a class: never data, never `.init.text`, never a module's text.
 //! - [`Ranges`] are sorted, disjoint and not empty; ranges that touch and have one class are one range.
-//! - Addresses are link-time ones, or a live kernel's in a kallsyms dump. [`Ranges::slide`] moves them by KASLR's slide
-//!   (the vCPU's `MSR_LSTAR` minus [`KernelImage::symbol`] of `entry_SYSCALL_64`).
+//! - Addresses are link-time ones, or a live kernel's in a kallsyms dump. [`Ranges::slide`] moves them by KASLR's slide,
+//!   which [`kaslr`] finds from two anchors that must agree.
 //!
 //! ```no_run
 //! use microslice_symtab::{Catalog, KernelImage};

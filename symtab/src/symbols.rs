@@ -138,6 +138,15 @@ impl Symbols {
         self.raws.iter().find(named).map(|raw| self.view(raw))
     }
 
+    /// The symbols that start last at or below an address and reach beyond it: several if they are aliases.
+    pub(crate) fn at(&self, address: u64) -> impl Iterator<Item = Symbol<'_>> {
+        let after = self.raws.partition_point(|raw| raw.address <= address);
+        let start = after.checked_sub(1).and_then(|last| self.raws.get(last)).map(|raw| raw.address);
+        let first = self.raws.partition_point(|raw| Some(raw.address) < start);
+        let aliases = self.raws.get(first..after).unwrap_or(&[]);
+        aliases.iter().filter(move |raw| address < raw.end).map(|raw| self.view(raw))
+    }
+
     /// `_stext.._etext`.
     pub(crate) fn text(&self) -> std::ops::Range<u64> {
         self.text.clone()
@@ -178,6 +187,10 @@ mod tests {
         assert_eq!(end("huge"), Some(0x2000));
         assert_eq!(end("last"), Some(0x2000));
         assert_eq!(end("beyond"), None);
+        let at = |address| symbols.at(address).map(|symbol| symbol.name).collect::<Vec<_>>();
+        assert_eq!(at(0x12ff), ["open", "alias"]);
+        assert_eq!(at(0x1107), ["sized"]);
+        assert!(at(0x1108).is_empty() && at(0xfff).is_empty() && at(0x6000).is_empty());
     }
 
     #[test]
