@@ -117,7 +117,9 @@ for micro in 1 2 3 0 2; do
     must "resize-$micro" microslice pool resize --pool Pool-0 $micro
     is "resized-$micro" $micro "$(pool_value Pool-0 nr_micro)"
 done
-# dom0 may run on pCPU 0 only, the guest on 1 to 4 only.
+# dom0 may run on pCPU 0 only, the guest on 1 to 4 only. Micro cores that do normal work strand nobody.
+must reserve-on microslice pool reserve on
+alive works-beside-2-reserved-micro-cores corunner
 refused guest-would-strand "affinity" microslice pool resize --pool Pool-0 4
 is not-resized 2 "$(pool_value Pool-0 nr_micro)"
 alive works-beside-2-micro-cores corunner
@@ -142,6 +144,19 @@ must back-to-0 microslice pool resize 0
 must pin-to-one xl vcpu-pin corunner 3 4
 refused pinned-vcpu-would-strand "affinity" microslice pool resize 1
 must unpin xl vcpu-pin corunner 3 1-4
+must reserve-off microslice pool reserve off
+must resize-4 microslice pool resize 4
+alive works-with-micro-cores-only corunner
+must adaptive microslice pool auto --mode adaptive --min 1 --max 2
+alive works-with-adaptive-sizing corunner
+refused bad-bounds "at least" microslice pool auto --min 3 --max 2
+is sizing-kept 1 "$(pool_value Pool-0 min_micro)"
+for row in none eager borrow grace paper; do
+    must "policy-$row" microslice domain policy corunner $row
+    alive "works-with-$row" corunner
+done
+refused grace-fits-preemption "preemption only" microslice domain policy corunner --event grace
+is policy-kept micro "$(microslice domain show corunner --json | sed -n 's/.*"event": "\([a-z]*\)".*/\1/p')"
 must resize-1-again microslice pool resize 1
 
 phase pools
