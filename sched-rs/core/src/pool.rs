@@ -563,9 +563,8 @@ impl Pool<'_> {
                 }
             });
             if self.unit(c.next).is_some_and(|u| u.place == Place::Queued) {
-                if offer != Offer::Run {
-                    self.find_cpu(now, c.next, false, d);
-                }
+                // Somebody else got this pCPU.
+                self.find_cpu(now, c.next, false, d);
                 self.find_server(now, c.next, d);
             }
         }

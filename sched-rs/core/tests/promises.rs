@@ -540,3 +540,25 @@ fn paper_sizing_goes_through_algorithm_1() {
     }
     assert_eq!(seen, [true; 4], "some number of micro cores was never tried");
 }
+
+#[test]
+fn who_loses_its_promised_core_to_an_urgent_unit_gets_another_idle_one() {
+    let mut m = Machine::new(4, 3, 2);
+    m.domain(0, 256, 0);
+    m.domain(1, 256, 0);
+    m.set(|p| (p.nr_micro, p.reserve) = (3, 1));
+    m.unit(0, 0, !0);
+    m.unit(1, 0, !0);
+    // Nothing but micro cores 1 to 3.
+    m.unit(2, 1, 0b1110);
+    m.wake(0);
+    m.wake(1);
+    m.settle();
+    m.wake(2);
+    let promised = m.units[2].promised;
+    let waits = waiting(&m, 0..2)[0];
+    m.kick(waits);
+    m.schedule(promised);
+    m.settle();
+    assert_eq!(m.units[2].place, Place::OnCpu, "a pCPU idles while the unit waits for it");
+}
