@@ -288,7 +288,7 @@ pub mod tests {
         assert!(text.contains("accel_ipi              : 110\n"), "{text}");
         assert!(
             text.contains(
-                "policy                 : ipi_wait=micro lock_wait=micro event=micro preemption=none\n"
+                "policy                 : event=micro ipi_wait=micro lock_wait=micro preemption=none\n"
             ),
             "{text}"
         );
