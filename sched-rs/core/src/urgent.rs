@@ -90,7 +90,7 @@ impl Pool<'_> {
                     break;
                 };
                 if source == Source::IpiWait || s.class.is_critical() {
-                    if own && s.urgent == Action::None && s.promised == NO_CPU {
+                    if own && s.promised == NO_CPU {
                         // The first of them gets this pCPU; it is about to ask for work.
                         own = false;
                         self.lend(u.cpu, u.dom);

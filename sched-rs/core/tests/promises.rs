@@ -562,3 +562,18 @@ fn who_loses_its_promised_core_to_an_urgent_unit_gets_another_idle_one() {
     m.settle();
     assert_eq!(m.units[2].place, Place::OnCpu, "a pCPU idles while the unit waits for it");
 }
+
+#[test]
+fn a_yielder_lends_its_core_also_to_a_sibling_that_an_event_made_urgent_before() {
+    let mut m = with_policy(Policy::BORROW);
+    // No core of the other domain may lend.
+    (4..7).for_each(|u| m.class[u] = Class::LockHold);
+    let (sender, to) = (running_normal(&m, 0).unwrap(), waiting(&m, 0..4));
+    let cpu = m.units[usize::from(sender)].cpu;
+    to.iter().for_each(|unit| m.kick(*unit));
+    m.settle();
+    assert_eq!(waiting(&m, 0..4), to);
+    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait }).kept);
+    m.schedule(cpu);
+    assert!(to.contains(&m.current(cpu)), "the yielder spins while the sibling it waits for is not served");
+}
