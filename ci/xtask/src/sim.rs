@@ -142,7 +142,7 @@ fn scenario(folder: &Path, name: &str, args: &Eval) -> Result<Results> {
         rows: rows()
             .iter()
             .enumerate()
-            .map(|(i, (name, co, sched))| row(name, *co, sched, &own(i)))
+            .map(|(i, (name, co, sched))| row(name, *co, sched, s.corunner.vcpus, &own(i)))
             .collect(),
     })
 }
@@ -189,7 +189,8 @@ fn run_all(name: &str, runs: &[(usize, Run)]) -> Result<Vec<Record>> {
     Ok(done)
 }
 
-fn row(name: &str, consolidated: bool, sched: &SchedSpec, records: &[&Record]) -> Row {
+/// `corunner_vcpus`: its progress is per vCPU, as the lab's.
+fn row(name: &str, consolidated: bool, sched: &SchedSpec, corunner_vcpus: u16, records: &[&Record]) -> Row {
     let over = |f: &dyn Fn(&Record) -> Option<f64>| Stat::over(records.iter().filter_map(|r| f(r)));
     let tlb = |f: fn(&microslice_sim::run::Times) -> f64| over(&|r| r.vms[0].tlb_us.as_ref().map(f));
     let yields = |i: usize| over(&|r| Some(r.vms[0].yields_per_s[i]));
@@ -207,7 +208,10 @@ fn row(name: &str, consolidated: bool, sched: &SchedSpec, records: &[&Record]) -
     Row {
         name: name.to_owned(),
         scheduler: format!("{:?}", sched.scheduler).to_lowercase(),
-        policy: micro.then(|| format!("{:?}", sched.policy).to_lowercase()),
+        policy: micro.then(|| {
+            let row = format!("{:?}", sched.policy).to_lowercase();
+            if sched.policy == Policy::Paper { format!("{row}, reserved") } else { row }
+        }),
         micro_cores: sched.micro_cores,
         consolidated,
         runs: records.len() as u32,
@@ -216,7 +220,8 @@ fn row(name: &str, consolidated: bool, sched: &SchedSpec, records: &[&Record]) -
             throughput: over(&|r| Some(r.vms[0].done_per_s)),
             user_progress: None,
         },
-        corunner: over(&|r| r.vms.get(1).map(|v| v.user / 12.0)).map(|progress| Corunner { progress }),
+        corunner: over(&|r| r.vms.get(1).map(|v| v.user / f64::from(corunner_vcpus)))
+            .map(|progress| Corunner { progress }),
         tlb_sync_us: latency(),
         mprotect_us: None,
         lock_wait_us: None,

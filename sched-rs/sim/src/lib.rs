@@ -2,8 +2,7 @@
 //! A deterministic discrete-event machine that drives the very core that runs in Xen.
 //!
 //! Owns: pCPUs, guests and their workloads, costs, and models of Xen's credit and credit2 to compare with. Refuses: a
-//! second implementation of Microslice's decisions ([`machine`] only translates), any number that depends on the host, and
-//! to know what the paper measured with micro-sliced cores ([`calibrate`] sees baselines only).
+//! second implementation of Microslice's decisions ([`machine`] only translates), and any number that depends on the host.
 //!
 //! Start in [`run`] (one run, in and out), then [`engine`] (the loop), [`guest`] (kernels and threads), [`workload`] (what
 //! they do). `sched-rs/sim/README.md` has parameters, sources and results.
