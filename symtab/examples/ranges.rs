@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ["--explain", address, path] => {
             let address = u64::from_str_radix(address.trim_start_matches("0x"), 16)?;
-            explain(&mut out, &open(path)?, address)?;
+            write!(out, "{}", open(path)?.explain(&Catalog::builtin(), address))?;
         }
         [path] => {
             let ranges = open(path)?.ranges(&Catalog::builtin());
@@ -37,22 +37,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             write!(out, "{}", ranges.report())?;
         }
         _ => return Err(USAGE.into()),
-    }
-    Ok(())
-}
-
-/// Symbol, class and rule of a link-time address.
-fn explain(out: &mut impl Write, image: &KernelImage, address: u64) -> std::io::Result<()> {
-    let catalog = Catalog::builtin();
-    let ranges = image.ranges(&catalog);
-    let class = ranges.find(address).map_or("none", |range| range.class.name());
-    writeln!(out, "{address:#x}: class {class}")?;
-    for symbol in image.symbols_at(address) {
-        write!(out, "  {}+{:#x}: ", symbol.name, address - symbol.address)?;
-        match catalog.find(symbol.name) {
-            Some((rule, entry)) => writeln!(out, "rule {rule} ({}): {}", entry.class, entry.why)?,
-            None => writeln!(out, "no rule")?,
-        }
     }
     Ok(())
 }

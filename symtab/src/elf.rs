@@ -3,6 +3,7 @@
 
 use crate::bytes::{c_str, slice, u32_at, u64_at};
 use crate::error::Error;
+use crate::identity::banner_in;
 use crate::symbols::Builder;
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, Header};
@@ -123,6 +124,17 @@ impl<'a> Elf<'a> {
         if binding == STB_LOCAL { lower } else { lower.to_ascii_uppercase() }
     }
 
+    /// The address of a byte of the file in the running kernel.
+    pub(crate) fn address_of(&self, offset: usize) -> Option<u64> {
+        let offset = offset as u64;
+        let section = self.sections.iter().find(|s| {
+            s.sh_flags & u64::from(SHF_ALLOC) != 0
+                && s.sh_type != SHT_NOBITS
+                && (s.sh_offset..s.sh_offset.saturating_add(s.sh_size)).contains(&offset)
+        })?;
+        section.sh_addr.checked_add(offset - section.sh_offset)
+    }
+
     /// The string at the address of `linux_banner`, if it is one.
     pub(crate) fn banner_at(&self, address: u64) -> Option<String> {
         let section = self.sections.iter().find(|s| {
@@ -130,7 +142,7 @@ impl<'a> Elf<'a> {
                 && (s.sh_addr..s.sh_addr.saturating_add(s.sh_size)).contains(&address)
         })?;
         let data = self.contents(section)?;
-        banner(data.get(usize::try_from(address - section.sh_addr).ok()?..)?)
+        banner_in(data.get(usize::try_from(address - section.sh_addr).ok()?..)?)
     }
 
     /// The GNU build id in a note section.
@@ -153,18 +165,10 @@ fn gnu_build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The banner at the start of `data`.
-fn banner(data: &[u8]) -> Option<String> {
-    let head = data.get(..data.len().min(1024))?;
-    let line = head.get(..head.iter().position(|&b| b == b'\n' || b == 0)?)?;
-    let line = std::str::from_utf8(line).ok()?;
-    crate::Version::from_banner(line).map(|_| line.to_owned())
-}
-
 /// The first thing in `data` that reads like a banner: "Linux version 6.1.0-56-amd64 (builder@host) (compiler) #1 ...".
-pub(crate) fn find_banner(data: &[u8]) -> Option<String> {
+pub(crate) fn find_banner(data: &[u8]) -> Option<(usize, String)> {
     let places = memmem::find_iter(data, b"Linux version ").take(64);
-    places.filter_map(|at| banner(data.get(at..)?)).find(|line| {
+    places.filter_map(|at| Some((at, banner_in(data.get(at..)?)?))).find(|(_, line)| {
         let build = line.split_once(" #").map(|(_, build)| build);
         build.is_some_and(|build| build.starts_with(|c: char| c.is_ascii_digit()))
     })

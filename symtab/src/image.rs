@@ -4,6 +4,8 @@
 use crate::catalog::Catalog;
 use crate::elf::{self, Elf};
 use crate::error::Error;
+use crate::explain::Explanation;
+use crate::identity::Identity;
 use crate::ranges::Ranges;
 use crate::symbols::{Builder, Symbol, Symbols};
 use crate::unpack::Compression;
@@ -71,8 +73,7 @@ pub struct KernelImage {
     symbols: Symbols,
     kind: Kind,
     compression: Option<Compression>,
-    banner: Option<String>,
-    build_id: Option<Vec<u8>>,
+    identity: Identity,
 }
 
 impl KernelImage {
@@ -145,7 +146,10 @@ impl KernelImage {
         let mut builder = Builder::new(limits);
         let live = text::read(data, &mut builder)?;
         let kind = if live { Kind::Kallsyms } else { Kind::SystemMap };
-        Ok(KernelImage { symbols: builder.finish()?, kind, compression: None, banner: None, build_id: None })
+        let symbols = builder.finish()?;
+        let banner_at = symbols.find("linux_banner").map(|symbol| symbol.address);
+        let identity = Identity { banner_at, ..Identity::default() };
+        Ok(KernelImage { symbols, kind, compression: None, identity })
     }
 
     /// A compressed stream, with an ELF vmlinux inside.
@@ -171,10 +175,20 @@ impl KernelImage {
             builder = kallsyms::read(data, limits)?;
         }
         let symbols = builder.finish()?;
-        let banner = symbols.find("linux_banner").and_then(|symbol| elf.banner_at(symbol.address));
+        let banner_at = symbols.find("linux_banner").map(|symbol| symbol.address);
+        let mut identity = Identity {
+            banner: banner_at.and_then(|address| elf.banner_at(address)),
+            banner_at,
+            build_id: elf.build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+        };
         // Searching touches the whole file: only where it was read anyway.
-        let banner = banner.or_else(|| (kind == Kind::StrippedElf).then(|| elf::find_banner(data)).flatten());
-        Ok(KernelImage { symbols, kind, compression: None, banner, build_id: elf.build_id() })
+        if identity.banner.is_none()
+            && kind == Kind::StrippedElf
+            && let Some((at, banner)) = elf::find_banner(data)
+        {
+            identity = Identity { banner: Some(banner), banner_at: elf.address_of(at), ..identity };
+        }
+        Ok(KernelImage { symbols, kind, compression: None, identity })
     }
 
     /// What the image is, by its content.
@@ -189,7 +203,7 @@ impl KernelImage {
 
     /// "Linux version 6.1.0-56-amd64 (...) ... #1 SMP ...", if the image holds it (lists of symbols do not).
     pub fn version_banner(&self) -> Option<&str> {
-        self.banner.as_deref()
+        self.identity.banner.as_deref()
     }
 
     /// The version in the banner.
@@ -197,9 +211,14 @@ impl KernelImage {
         self.version_banner().and_then(Version::from_banner)
     }
 
-    /// The GNU build id, if the image holds it.
-    pub fn build_id(&self) -> Option<&[u8]> {
-        self.build_id.as_deref()
+    /// The GNU build id in lower-case hex, if the image holds it.
+    pub fn build_id(&self) -> Option<&str> {
+        self.identity.build_id.as_deref()
+    }
+
+    /// What tells this build of a kernel from others.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// All symbols of the kernel proper, by rising address.
@@ -239,5 +258,22 @@ impl KernelImage {
     /// The critical ranges by a catalogue, and the report about them.
     pub fn ranges(&self, catalog: &Catalog) -> Ranges {
         Ranges::build(self, catalog)
+    }
+
+    /// Why an address (a link-time one, or a live one of a kallsyms dump) has its class.
+    ///
+    /// ```
+    /// # use microslice_symtab::{Catalog, Class, KernelImage};
+    /// let map = b"ffffffff81000000 T _stext\nffffffff81000000 T entry_SYSCALL_64
+    /// ffffffff81000100 t flush_tlb_func.isra.0\nffffffff81001000 T _etext\n";
+    /// let why = KernelImage::from_bytes(map)?.explain(&Catalog::builtin(), 0xffff_ffff_8100_0120);
+    /// assert_eq!(why.class, Class::IpiServe);
+    /// assert_eq!((why.symbols[0].name.as_str(), why.symbols[0].offset), ("flush_tlb_func.isra.0", 0x20));
+    /// assert_eq!(why.symbols[0].rule.as_ref().unwrap().name, "flush_tlb_func");
+    /// print!("{why}");
+    /// # Ok::<(), microslice_symtab::Error>(())
+    /// ```
+    pub fn explain(&self, catalog: &Catalog, address: u64) -> Explanation {
+        Explanation::new(self, catalog, address)
     }
 }

@@ -8,6 +8,7 @@
 use crate::catalog::{Catalog, Entry};
 use crate::class::Class;
 use crate::error::Error;
+use crate::hex;
 use crate::image::KernelImage;
 use crate::report::Report;
 use crate::symbols::Symbol;
@@ -27,23 +28,6 @@ pub struct Range {
     pub class: Class,
     /// The symbols it came from, as the kernel has them, by rising address.
     pub names: Vec<String>,
-}
-
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{value:#x}"))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
-        let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        value.ok_or_else(|| {
-            D::Error::custom(format!("'{text}' is not an address: expected 0x and hex digits"))
-        })
-    }
 }
 
 /// The ranges of one kernel, and what was found on the way.

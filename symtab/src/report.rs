@@ -18,9 +18,11 @@ pub struct ClassReport {
     pub class: Class,
     /// Symbols of the kernel, with compiler suffixes, by name.
     pub found: Vec<String>,
-    /// Catalogued names that a kernel of this version should have, and this one has not: inlined or configured out.
-    /// Without a known version: every catalogued name that it has not.
+    /// Catalogued names that a kernel of this version should have, and this one has not: inlined away or configured
+    /// out. Without a known version: every catalogued name that it has not.
     pub lacking: Vec<String>,
+    /// Catalogued names that a kernel of this version does not have in its source.
+    pub other_versions: Vec<String>,
     /// Ranges of this class.
     pub ranges: usize,
     /// Bytes in them.
@@ -36,7 +38,9 @@ pub struct Report {
     pub compression: Option<Compression>,
     /// Its banner, if it has one.
     pub banner: Option<String>,
-    /// The version in it.
+    /// Its GNU build id in hex, if it has one.
+    pub build_id: Option<String>,
+    /// The version in its banner.
     pub version: Option<Version>,
     /// Class by class, in ABI order.
     pub classes: Vec<ClassReport>,
@@ -64,14 +68,15 @@ impl Report {
             let of_class = |range: &&Range| range.class == class;
             let symbols = hits.iter().filter(|hit| hit.entry.class == class);
             let found: BTreeSet<String> = symbols.map(|hit| hit.symbol.name.to_owned()).collect();
-            let lacking = catalog.iter().filter(|(name, entry)| {
-                let expected = version.is_none_or(|version| entry.expected_in(version));
-                entry.class == class && expected && !have.contains(name)
-            });
+            let absent = catalog.iter().filter(|(name, entry)| entry.class == class && !have.contains(name));
+            let (lacking, other_versions): (Vec<_>, Vec<_>) =
+                absent.partition(|(_, entry)| version.is_none_or(|version| entry.expected_in(version)));
+            let names = |rows: Vec<(&str, _)>| rows.into_iter().map(|(name, _)| name.to_owned()).collect();
             ClassReport {
                 class,
                 found: found.into_iter().collect(),
-                lacking: lacking.map(|(name, _)| name.to_owned()).collect(),
+                lacking: names(lacking),
+                other_versions: names(other_versions),
                 ranges: ranges.iter().filter(of_class).count(),
                 bytes: ranges.iter().filter(of_class).map(|range| range.end - range.start).sum(),
             }
@@ -81,6 +86,7 @@ impl Report {
             kind: image.kind(),
             compression: image.compression(),
             banner: image.version_banner().map(str::to_owned),
+            build_id: image.build_id().map(str::to_owned),
             version,
             classes: Class::CRITICAL.into_iter().map(class_report).collect(),
             ranges: ranges.len(),
@@ -103,11 +109,15 @@ impl fmt::Display for Report {
             write!(f, ", {compression}")?;
         }
         writeln!(f, ": {}", self.banner.as_deref().unwrap_or("version unknown"))?;
+        if let Some(build_id) = &self.build_id {
+            writeln!(f, "build id {build_id}")?;
+        }
         for class in &self.classes {
             let (names, ranges, bytes) = (class.found.len(), class.ranges, class.bytes);
             writeln!(f, "{:<10} {names:>4} symbols {ranges:>4} ranges {bytes:>7} bytes", class.class)?;
             list(f, "found", &class.found)?;
-            list(f, "lacks", &class.lacking)?;
+            list(f, "inlined or configured out", &class.lacking)?;
+            list(f, "not in this version", &class.other_versions)?;
         }
         list(f, "shadowed", &self.shadowed)?;
         writeln!(

@@ -27,7 +27,7 @@ fn every_class_is_found_in_a_small_part_of_the_text() {
     println!("{report}");
     assert!(matches!(image.kind(), Kind::BzImage | Kind::Elf | Kind::StrippedElf));
     assert!(image.version().is_some(), "no banner");
-    assert!(image.build_id().is_some_and(|id| id.len() == 20), "no build id");
+    assert!(image.build_id().is_some_and(|id| id.len() == 40), "no build id");
     assert!(image.symbols().filter(|symbol| symbol.is_text()).count() > 10_000);
     for class in &report.classes {
         let (found, lacking) = (class.found.len(), class.lacking.len());

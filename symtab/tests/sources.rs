@@ -71,7 +71,7 @@ fn elf_symbols_with_and_without_sizes() {
         let image = KernelImage::from_bytes(&elf_with_symtab(&kernel(), sized)).unwrap();
         assert_eq!(image.kind(), Kind::Elf);
         assert_eq!(image.version_banner().unwrap(), BANNER.trim_end());
-        assert_eq!(image.build_id().unwrap(), b"\xde\xad\xbe\xef");
+        assert_eq!(image.build_id().unwrap(), "deadbeef");
         assert_eq!(symbols(&image), expected(&kernel()));
         let ranges = image.ranges(&Catalog::builtin());
         if sized {
@@ -81,6 +81,52 @@ fn elf_symbols_with_and_without_sizes() {
             assert_eq!(shape(&ranges), SHAPE);
         }
     }
+}
+
+/// With a symbol for it, or found by its text.
+#[test]
+fn the_banner_and_its_place_tell_builds_apart() {
+    let unnamed: Vec<Sym> = kernel().into_iter().filter(|sym| sym.2 != "linux_banner").collect();
+    for image in [elf_with_symtab(&kernel(), true), elf_with_kallsyms(&unnamed, Layout::New)] {
+        let image = KernelImage::from_bytes(&image).unwrap();
+        let identity = image.identity();
+        assert_eq!(identity.banner_at, Some(BASE + 0x2000));
+        assert_eq!(identity.check(BANNER), Ok(true));
+        let err = identity.check("Linux version 6.1.0-test2 (x)").unwrap_err().to_string();
+        assert_eq!(
+            err,
+            format!(
+                "the image is of \"{}\", but the guest runs \"Linux version 6.1.0-test2 (x)\"",
+                BANNER.trim()
+            )
+        );
+        let json = serde_json::to_string(identity).unwrap();
+        assert_eq!(&serde_json::from_str::<microslice_symtab::Identity>(&json).unwrap(), identity);
+    }
+    let list = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
+    assert_eq!((list.identity().banner_at, list.identity().check(BANNER)), (Some(BASE + 0x2000), Ok(false)));
+}
+
+#[test]
+fn an_address_is_explained() {
+    let user =
+        "symbols:\n  - {name: csd_queue, class: none, why: not here}\n  - {name: linux_banner, class: irq}\n";
+    let catalog = Catalog::builtin().with(Catalog::from_yaml("mine.yaml", user).unwrap());
+    let image = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
+    let explain = |address: u64| image.explain(&catalog, BASE + address).to_string();
+    let texts = [0xf10, 0x210, 0x510, 0x3100, 0x2010, 0x9000].map(explain).concat();
+    insta::assert_snapshot!(texts, @r"
+    0xffffffff81000f10: class ipi-serve
+      flush_tlb_func.cold+0x10: rule flush_tlb_func (ipi-serve): the shootdown's work; also up to 4.11, the next two between
+    0xffffffff81000210: class none
+      csd_queue+0x10: rule csd_queue (none): not here
+    0xffffffff81000510: class none
+      ordinary_work+0x10: no rule
+    0xffffffff81003100: class none: no symbol holds it
+    0xffffffff81002010: class none: it is outside of the kernel's text
+      linux_banner+0x10: rule linux_banner (irq): 
+    0xffffffff81009000: class none: no symbol holds it
+    ");
 }
 
 #[test]
