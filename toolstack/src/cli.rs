@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The command line: names, types and help. A value that no host could accept is refused here, with exit code 2.
 
-use crate::hyper::safe::types::{Action, Sizing};
+use crate::hyper::safe::types::{Action, Row, Sizing};
 use crate::units;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -179,21 +179,6 @@ pub struct PolicyArgs {
     /// A vCPU loses its pCPU inside a critical service
     #[arg(long, value_name = "ACTION")]
     pub preemption: Option<Action>,
-}
-
-/// A row of the policy table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Row {
-    /// Count, help nobody
-    None,
-    /// Micro slices on micro cores, as the EuroSys'18 paper does
-    Paper,
-    /// The paper's, and a preempted critical service goes to a micro core at once
-    Eager,
-    /// Micro slices on borrowed cores: no micro cores needed
-    Borrow,
-    /// Borrow, and a critical service is not preempted at once
-    Grace,
 }
 
 /// Where to find the catalogue.

@@ -4,7 +4,7 @@
 use crate::cli;
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Op;
-use crate::hyper::safe::types::{Action, Domain, Kind, Policy, Pool, Range, Share, Stats};
+use crate::hyper::safe::types::{Domain, Kind, Policy, Pool, Range, Row, Share, Stats};
 use crate::out::{Column, json, or_dash, table};
 use anyhow::Result;
 use microslice_symtab::Class;
@@ -136,14 +136,7 @@ pub fn run(command: &cli::Domain, as_json: bool) -> Result<String> {
 impl cli::PolicyArgs {
     /// The row named, if any, with the actions named in its stead.
     fn apply(&self, old: Policy) -> Policy {
-        let row = match self.row {
-            None => old,
-            Some(cli::Row::None) => Policy::row(Action::None, Action::None),
-            Some(cli::Row::Paper) => Policy::row(Action::Micro, Action::None),
-            Some(cli::Row::Eager) => Policy::row(Action::Micro, Action::Micro),
-            Some(cli::Row::Borrow) => Policy::row(Action::Borrow, Action::None),
-            Some(cli::Row::Grace) => Policy::row(Action::Borrow, Action::Grace),
-        };
+        let row = self.row.map_or(old, Row::policy);
         Policy {
             ipi_wait: self.ipi_wait.unwrap_or(row.ipi_wait),
             lock_wait: self.lock_wait.unwrap_or(row.lock_wait),
@@ -220,6 +213,7 @@ fn show(view: &View, ranges: &[Range], with_ranges: bool, as_json: bool) -> Resu
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::hyper::safe::types::Action;
 
     pub fn sample(domid: u32, name: Option<&str>, scheduled: bool) -> View {
         let stats = Stats {
@@ -268,7 +262,7 @@ pub mod tests {
     fn a_policy_row_and_single_actions_go_together() {
         let args = cli::PolicyArgs {
             domain: "web".into(),
-            row: Some(cli::Row::Borrow),
+            row: Some(Row::Borrow),
             ipi_wait: None,
             lock_wait: None,
             event: Some(Action::None),

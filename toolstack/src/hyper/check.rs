@@ -70,3 +70,21 @@ fn classes_of_symtab_are_those_of_the_headers() {
     }
     assert_eq!(Class::from_number(headers.len() as u32), None);
 }
+
+/// The rows that have a name are the scheduler core's own, byte by byte, and every name has one.
+#[test]
+fn rows_are_those_of_the_core() {
+    use super::safe::types::Row;
+    use clap::ValueEnum;
+    use microslice_core::Policy;
+    for row in Row::value_variants() {
+        let core = match row {
+            Row::None => Policy::NONE,
+            Row::Paper => Policy::PAPER,
+            Row::Eager => Policy::EAGER,
+            Row::Borrow => Policy::BORROW,
+            Row::Grace => Policy::GRACE,
+        };
+        assert_eq!(u32::from_le_bytes(row.policy().numbers()), core.to_abi(), "{row:?}");
+    }
+}

@@ -122,7 +122,8 @@ impl Xen {
     /// Applies the parameters of `wanted` to `pool` as a whole, and reads the result back.
     pub fn set_pool(&self, pool: &Pool, wanted: &Schedule) -> Result<Pool, Error> {
         let object = Object::Pool(pool.id, pool.name.clone());
-        check_schedule(wanted).map_err(|why| Error::refused(Op::SetPool, object.clone(), why))?;
+        check_schedule(wanted, pool.schedule.as_ref())
+            .map_err(|why| Error::refused(Op::SetPool, object.clone(), why))?;
         let mut schedule = raw::xen_sysctl_microslice_schedule {
             slice_us: wanted.slice_us,
             micro_slice_us: wanted.micro_slice_us,
@@ -254,8 +255,9 @@ impl Domain {
     }
 }
 
-/// What can be known without the cpupool; Xen checks all of it again.
-fn check_schedule(wanted: &Schedule) -> Result<(), String> {
+/// What can be known before the hypercall; Xen checks all of it again. The number of micro cores counts only if it is to
+/// change: at boot it may have been asked for more than there are pCPUs, and then all else can still be set.
+fn check_schedule(wanted: &Schedule, now: Option<&Schedule>) -> Result<(), String> {
     let (min, max) = (raw::XEN_SYSCTL_MICROSLICE_SLICE_MIN_US, raw::XEN_SYSCTL_MICROSLICE_SLICE_MAX_US);
     if !(min..=max).contains(&wanted.slice_us) {
         return Err(format!("normal slice {} us: expected {min} us to {max} us", wanted.slice_us));
@@ -274,7 +276,8 @@ fn check_schedule(wanted: &Schedule) -> Result<(), String> {
         let (min, max) = (wanted.min_micro, wanted.max_micro);
         return Err(format!("{min} micro cores at least and {max} at most"));
     }
-    if wanted.nr_micro >= wanted.nr_cpus {
+    let same = now.is_some_and(|now| now.nr_micro == wanted.nr_micro);
+    if !same && wanted.nr_micro >= wanted.nr_cpus {
         let (n, cpus) = (wanted.nr_micro, wanted.nr_cpus);
         return Err(format!("{n} micro cores of {cpus} pCPUs: at least one must stay normal"));
     }
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn schedules_outside_the_interface_are_refused_with_its_limits() {
-        assert_eq!(check_schedule(&schedule(30_000, 100, 4)), Ok(()));
+        assert_eq!(check_schedule(&schedule(30_000, 100, 4), None), Ok(()));
         let refused = [
             (schedule(999, 100, 0), "normal slice 999 us: expected 1000 us to 1000000 us"),
             (schedule(30_000, 49, 0), "micro slice 49 us: expected 50 us to the normal slice, 30000 us"),
@@ -332,7 +335,14 @@ mod tests {
             (schedule(30_000, 100, 5), "5 micro cores of 5 pCPUs: at least one must stay normal"),
         ];
         for (wanted, why) in refused {
-            assert_eq!(check_schedule(&wanted), Err(why.to_owned()));
+            assert_eq!(check_schedule(&wanted, None), Err(why.to_owned()));
         }
+    }
+    #[test]
+    fn micro_cores_beyond_the_pcpus_are_refused_only_where_they_change() {
+        let (boot, more) = (schedule(30_000, 100, 8), schedule(30_000, 100, 9));
+        assert_eq!(check_schedule(&schedule(20_000, 100, 8), Some(&boot)), Ok(()));
+        assert_eq!(check_schedule(&schedule(20_000, 100, 2), Some(&boot)), Ok(()));
+        assert!(check_schedule(&more, Some(&boot)).is_err());
     }
 }

@@ -180,6 +180,34 @@ impl Policy {
     }
 }
 
+/// A row of the policy table that has a name: those of the scheduler's core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Row {
+    /// Count, help nobody
+    None,
+    /// Micro slices on micro cores, as the EuroSys'18 paper does
+    Paper,
+    /// The paper's, and a preempted critical service goes to a micro core at once
+    Eager,
+    /// Micro slices on borrowed cores: no micro cores needed
+    Borrow,
+    /// Borrow, and a critical service is not preempted at once
+    Grace,
+}
+
+impl Row {
+    /// Its actions.
+    pub const fn policy(self) -> Policy {
+        match self {
+            Row::None => Policy::row(Action::None, Action::None),
+            Row::Paper => Policy::row(Action::Micro, Action::None),
+            Row::Eager => Policy::row(Action::Micro, Action::Micro),
+            Row::Borrow => Policy::row(Action::Borrow, Action::None),
+            Row::Grace => Policy::row(Action::Borrow, Action::Grace),
+        }
+    }
+}
+
 /// How a domain is virtualised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
