@@ -33,6 +33,8 @@ pub enum Class {
     RwsemWake = 8,
     /// In kernel mode with interrupts off, outside every range. The hypervisor finds it out; no table may hold it.
     IrqsOff = 9,
+    /// In the stub that makes a hypercall: a wait for IPIs if the hypercall is a yield, nothing if it was preempted there.
+    Hypercall = 10,
 }
 
 impl Class {
@@ -50,6 +52,7 @@ impl Class {
             7 => Self::PageAlloc,
             8 => Self::RwsemWake,
             9 => Self::IrqsOff,
+            10 => Self::Hypercall,
             _ => return None,
         })
     }
@@ -58,7 +61,7 @@ impl Class {
     /// keeps nobody waiting; one that waits for IPIs usually holds the lock under which it sent them.
     #[must_use]
     pub const fn is_critical(self) -> bool {
-        !matches!(self, Self::None | Self::LockWait)
+        !matches!(self, Self::None | Self::LockWait | Self::Hypercall)
     }
 
     /// Whether the vCPU comes to the end of it by running for a moment. One that waits for others does not.
@@ -165,6 +168,23 @@ mod tests {
             assert_eq!(classify(&t, rip), want, "rip {rip}");
         }
         assert_eq!(classify(&[], 5), Class::None);
+    }
+
+    #[test]
+    fn classes_keep_their_abi_numbers_and_mean_what_they_say() {
+        for n in 0..=10 {
+            assert_eq!(Class::from_abi(n).map(|c| c as u32), Some(n));
+        }
+        assert_eq!(Class::from_abi(11), None);
+        for waits in [Class::None, Class::LockWait, Class::Hypercall] {
+            assert!(!waits.is_critical(), "{waits:?} keeps nobody waiting");
+        }
+        assert!(
+            Class::IpiWait.is_critical() && !Class::IpiWait.ends_by_running(),
+            "it holds a lock, and waits itself"
+        );
+        assert!(Class::IrqsOff.ends_by_running());
+        assert_eq!(check(&[r(1, 2, Class::Hypercall as u32)]), Ok(()));
     }
 
     #[test]

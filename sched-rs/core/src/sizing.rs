@@ -7,7 +7,7 @@
 //!   1..=`max_micro`, and take the number with the fewest signs for an epoch. Then measure again. A sign is a yield in an IPI
 //!   wait, a yield in a lock wait, or an event for a preempted vCPU.
 //! - *adaptive*: ours. Objective: an urgent unit finds a free micro core, and no core is set aside for nothing. In each
-//!   window `W` of 50 ms it takes the demand `D` = time of micro slices + (requests that found no free core) * micro slice,
+//!   window `W` of 50 ms it takes the demand `D` = time of micro slices + (requests that found no core, nor one to borrow) * micro slice,
 //!   an upper estimate, because such a request may still be served later. The size asked for is `ceil(D / (W / 2))`, i.e.
 //!   micro cores are busy half of the time at most; below `W / 64` it is none. Growing takes effect at once, shrinking when
 //!   eight windows in a row (0.4 s) asked for less, and then to the most that any of them asked for. So a load that comes and
@@ -165,12 +165,12 @@ impl Pool<'_> {
         self.arm(d);
     }
 
-    /// An urgent unit asked for a core; `free`: and one was free.
-    pub(crate) fn asked(&mut self, now: Time, free: bool, d: &mut Decision) {
+    /// An urgent unit asked for a core; `found`: and one will serve it now, a micro core or a borrowed one.
+    pub(crate) fn asked(&mut self, now: Time, found: bool, d: &mut Decision) {
         if self.mode() == Mode::Adaptive && self.shared.sizing.next == Time(0) {
             self.measure(now, WINDOW, d);
         }
-        if !free {
+        if !found {
             let want = self.shared.params.micro_slice.0;
             self.shared.sizing.unserved_ns = self.shared.sizing.unserved_ns.wrapping_add(want);
         }
@@ -193,8 +193,13 @@ impl Pool<'_> {
         let p = self.shared.params;
         let size = self.shared.sizing.size.max(p.min_micro).min(p.max_micro);
         let size = if self.mode() == Mode::Static { p.nr_micro } else { size };
+        if p.reserve == 1 && self.strands(size) {
+            // A pinned unit would be left without a normal core: stay.
+            self.shared.sizing.size = s.size;
+            return;
+        }
         self.shared.sizing.size = size;
-        if size != s.size && !(p.reserve == 1 && self.strands(size)) {
+        if size != s.size {
             self.reassign_modes(d);
         }
     }

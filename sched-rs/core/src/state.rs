@@ -428,4 +428,13 @@ impl Shared {
         urgent_head: NIL,
         urgent_tail: NIL,
     };
+
+    /// An empty pool with these settings, which are in range and have a static size.
+    #[must_use]
+    pub const fn with(params: Params) -> Self {
+        let mut empty = Self::EMPTY;
+        empty.params = params;
+        empty.sizing.size = params.nr_micro;
+        empty
+    }
 }

@@ -61,21 +61,18 @@ impl Pool<'_> {
         let first = dom.preempted;
         let c = &mut dom.counts;
         let (source, count) = match class {
-            Class::IpiWait => (Some(Source::IpiWait), &mut c.yields_ipi),
+            Class::IpiWait | Class::Hypercall => (Some(Source::IpiWait), &mut c.yields_ipi),
             Class::LockWait => (Some(Source::LockWait), &mut c.yields_lock),
             _ => (None, &mut c.yields_other),
         };
         *count = count.wrapping_add(1);
-        let mut action = source.map_or(Action::None, |s| dom.policy.action(s));
+        let action = source.map_or(Action::None, |s| dom.policy.action(s));
         let micro_running = dom.on_micro > 0;
         let signs = &mut self.shared.sizing.signs;
         match source {
             Some(Source::IpiWait) => signs.ipi = signs.ipi.wrapping_add(1),
             Some(_) => signs.lock = signs.lock.wrapping_add(1),
             None => {}
-        }
-        if action == Action::Micro && self.shared.micro == 0 && first == NIL {
-            action = Action::None;
         }
         let here = self.cpu(u.cpu).is_some_and(|c| {
             u.place == Place::OnCpu && c.unit == unit && c.work == Work::Normal && now < c.ends
@@ -103,7 +100,7 @@ impl Pool<'_> {
             }
         }
         let kept = match source {
-            Some(Source::IpiWait) => action != Action::None && !left,
+            Some(Source::IpiWait) => self.servers(action) != 0 && !left,
             Some(_) => helped || (micro_running && action != Action::None),
             None => false,
         };
@@ -167,6 +164,15 @@ impl Pool<'_> {
         Some(span)
     }
 
+    /// pCPUs that may serve a unit that `action` makes urgent.
+    fn servers(&self, action: Action) -> u64 {
+        match action {
+            Action::Micro => self.shared.micro,
+            Action::Borrow | Action::Front => self.shared.online,
+            Action::None | Action::Grace => 0,
+        }
+    }
+
     /// Asks for help for a unit. True if it is on its way: urgent now, urgent before, or about to run anyway.
     fn make_urgent(
         &mut self,
@@ -186,10 +192,7 @@ impl Pool<'_> {
         if u.urgent != Action::None || u.promised != NO_CPU {
             return true;
         }
-        let servers = match action {
-            Action::Micro => self.shared.micro,
-            _ => self.shared.online,
-        };
+        let servers = self.servers(action);
         if servers == 0 {
             // How many there should be depends on who asks in vain.
             self.asked(now, false, d);
@@ -263,9 +266,8 @@ impl Pool<'_> {
         if !matches!(u.urgent, Action::Micro | Action::Borrow) || u.promised != NO_CPU {
             return;
         }
-        let free = self.poke_micro(unit, d);
-        self.asked(now, free, d);
-        let found = free || (u.urgent == Action::Borrow && self.borrow(now, unit, d));
+        let found = self.poke_micro(unit, d) || (u.urgent == Action::Borrow && self.borrow(now, unit, d));
+        self.asked(now, found, d);
         if !found && let Some(dom) = self.dom_mut(u.dom) {
             dom.counts.refused_full = dom.counts.refused_full.wrapping_add(1);
         }

@@ -397,6 +397,16 @@ fn borrow_runs_all_preempted_siblings_at_once_and_everybody_resumes() {
 }
 
 #[test]
+fn a_yield_by_hypercall_is_a_wait_for_ipis_and_a_preemption_in_the_stub_is_nothing() {
+    let mut m = consolidated(1);
+    let sender = running_normal(&m, 0).unwrap();
+    m.send(Event::Yield { unit: sender, class: Class::Hypercall });
+    let c = m.doms[0].counts;
+    assert_eq!((c.yields_ipi, c.yields_other), (1, 0));
+    assert!(c.accel_ipi > 0, "its preempted siblings were not helped");
+}
+
+#[test]
 fn borrow_takes_no_core_inside_a_critical_service_and_a_core_rarely() {
     let mut m = with_policy(Policy::BORROW);
     (4..7).for_each(|u| m.class[u] = Class::LockHold);
@@ -518,6 +528,18 @@ fn adaptive_sizing_follows_demand_without_oscillation_and_sleeps_without_it() {
     m.advance(1_000 * MS);
     m.settle();
     assert_eq!((m.shared.micro, m.timer), (0, 0), "the load is gone; the micro core and the timer are not");
+}
+
+#[test]
+fn sizing_leaves_a_pinned_unit_its_normal_core_and_says_the_size_that_is() {
+    let mut m = consolidated(0);
+    m.send(Event::Affinity { unit: 7, hard: 1 << 3, soft: !0 });
+    m.settle();
+    m.set(|p| (p.sizing, p.max_micro) = (2, 3));
+    assert!(load(&mut m, 200, 2).iter().all(|n| *n == 0), "a pinned unit has no normal core left");
+    assert_eq!(m.shared.sizing.size, 0, "a size is reported that was not reached");
+    m.send(Event::Affinity { unit: 7, hard: !0, soft: !0 });
+    assert!(load(&mut m, 200, 2).contains(&1), "the unit is free to go, and sizing has given up");
 }
 
 #[test]

@@ -170,9 +170,7 @@ pub unsafe extern "C" fn ms_rs_init(
         (*head).magic = MAGIC;
         (*head).units = units;
         (*head).doms = doms;
-        (&raw mut (*head).shared).write(Shared::EMPTY);
-        (*head).shared.params = *params;
-        (*head).shared.sizing.size = params.nr_micro;
+        (&raw mut (*head).shared).write(Shared::with(*params));
         let first = mem.add(units_at).cast::<Unit>();
         for i in 0..units as usize {
             first.add(i).write(Unit::ABSENT);
