@@ -165,9 +165,16 @@ must cpu-off-3 xl cpupool-cpu-remove Pool-0 3
 alive works-without-2-pcpus corunner
 must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="3-4"'
 must second-resize microslice pool resize --pool second 1
-# No guest moves between pools here: schedule_cpu_rm() of Xen 4.20 then writes to a freed unit, which the idle unit's
-# next_task still names, under stock schedulers too.
+must move-there xl cpupool-migrate corunner second
+alive works-in-second corunner
+must push-there microslice symbols push corunner /tmp/ranges.json
 must second-resize-0 microslice pool resize --pool second 0
+must move-back xl cpupool-migrate corunner Pool-0
+must pin-again xl vcpu-pin corunner all 1-4
+must push-back microslice symbols push corunner /tmp/ranges.json
+# The idle units of these pCPUs remember units that the move freed.
+must second-off-4 xl cpupool-cpu-remove second 4
+must second-on-4 xl cpupool-cpu-add second 4
 must second-resize-1 microslice pool resize --pool second 1
 refused second-too-big "micro" microslice pool resize --pool second 2
 alive works-beside-second corunner
