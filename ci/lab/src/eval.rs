@@ -129,7 +129,7 @@ fn rows(configs: &[Config], done: &[Record]) -> Vec<crate::results::Row> {
 fn scenario(workload: &Workload) -> String {
     match workload {
         Workload::Shootdown => {
-            "TLB shootdown, then all threads mprotect; 2:1 beside a bursty CPU hog".to_owned()
+            "TLB shootdown, then all threads compute and mprotect; 2:1 beside a bursty CPU hog".to_owned()
         }
         Workload::Stress { stressor, .. } => format!("stress-ng --{stressor}; 2:1 beside a bursty CPU hog"),
         Workload::Hog => "CPU hog beside CPU hog".to_owned(),

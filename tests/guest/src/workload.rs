@@ -25,11 +25,23 @@ pub struct Guest<'a> {
     pub report: &'a (dyn Fn(&Event) + Sync),
 }
 
+impl Guest<'_> {
+    /// The stream of one thread.
+    fn random(&self, cpu: usize) -> Random {
+        Random::new(self.seed.wrapping_mul(1_000).wrapping_add(cpu as u64))
+    }
+
+    /// Work units of so many milliseconds.
+    fn units(&self, ms: u64) -> u64 {
+        (ms as f64 * self.work_per_ms) as u64
+    }
+}
+
 /// Runs one job.
 pub fn run(job: &Job, guest: &Guest<'_>) -> Result<JobResult> {
     match job {
         Job::Shootdown { secs, warm_ms } => shootdown(guest, *secs, *warm_ms),
-        Job::Mprotect { iters } => mprotect(guest, *iters),
+        Job::Mprotect { iters, think_ms } => mprotect(guest, *iters, *think_ms),
         Job::Hog { burst_ms, sleep_us, every_ms, secs } => {
             let plan = HogPlan { burst_ms: *burst_ms, sleep_us: *sleep_us, every_ms: *every_ms, secs: *secs };
             hog(guest, &plan)
@@ -102,8 +114,10 @@ fn shoot(secs: f64, warm_ms: u64, work: &[Counter]) -> Result<JobResult> {
     })
 }
 
-/// Every thread shoots down a page of its own `iters` times: adds contention on mmap_lock.
-fn mprotect(guest: &Guest<'_>, iters: u64) -> Result<JobResult> {
+/// Every thread computes and then shoots down a page of its own, `iters` times: adds contention on mmap_lock.
+///
+/// Without computing, the threads do best when they run one at a time, and a preempted sibling is a help.
+fn mprotect(guest: &Guest<'_>, iters: u64, think_ms: (u64, u64)) -> Result<JobResult> {
     let barrier = Barrier::new(guest.vcpus + 1);
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..guest.vcpus)
@@ -114,9 +128,14 @@ fn mprotect(guest: &Guest<'_>, iters: u64) -> Result<JobResult> {
                     barrier.wait();
                     pinned?;
                     let (mut page, mut latency) = (Page::new()?, Histogram::default());
+                    let (mut random, mut state) = (guest.random(cpu), cpu as u64);
                     for turn in 0..iters {
+                        for _ in 0..guest.units(random.within(think_ms)) {
+                            state = work::unit(state);
+                        }
                         latency.record(one_shootdown(&mut page, turn as u8)?);
                     }
+                    std::hint::black_box(state);
                     Ok(latency)
                 })
             })
@@ -178,12 +197,12 @@ fn hog_thread(
 ) -> Result<()> {
     sys::pin_to(cpu)?;
     let counter = work.get(cpu).ok_or_else(|| Error::other("no counter for this vCPU"))?;
-    let mut random = Random::new(guest.seed.wrapping_mul(1_000).wrapping_add(cpu as u64));
+    let mut random = guest.random(cpu);
     let (mut state, started) = (cpu as u64, sys::shared_ns());
     let mut next_report = started;
     while !stop.load(Relaxed) {
         let burst_ms = random.within(plan.burst_ms).max(1);
-        for _ in 0..(burst_ms as f64 * guest.work_per_ms) as u64 {
+        for _ in 0..guest.units(burst_ms) {
             state = work::unit(state);
             counter.bump();
         }
@@ -253,7 +272,7 @@ mod tests {
         let result = run(&Job::Shootdown { secs: 0.05, warm_ms: 5 }, &guest).unwrap();
         assert!(result.ops > 0 && result.seconds() >= 0.05);
         assert_eq!(result.latency.unwrap().count, result.ops);
-        let result = run(&Job::Mprotect { iters: 50 }, &guest).unwrap();
+        let result = run(&Job::Mprotect { iters: 50, think_ms: (0, 1) }, &guest).unwrap();
         assert_eq!(result.ops, 50 * guest.vcpus as u64);
         assert_eq!(result.latency.unwrap().count, result.ops);
     }
