@@ -47,6 +47,9 @@ pub enum Command {
     /// List domains; set weight, cap and policy
     #[command(subcommand)]
     Domain(Domain),
+    /// What is wanted of cpupools and domains, as a file
+    #[command(subcommand)]
+    Policy(Policy),
     /// Show the counters of pools and domains, by cause and outcome
     #[command(after_help = "\
 Example:
@@ -113,6 +116,46 @@ All change together or not at all.
 Example:
   microslice pool slice --normal 30ms --micro 100us")]
     Slice(SliceArgs),
+}
+
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Say what is wrong with a policy file; needs no Xen
+    #[command(after_help = "\
+Silent if nothing is wrong. Errors are FILE:LINE:COLUMN and what was expected there. Kernel files and catalogues that the
+file names are not opened.
+
+Example:
+  microslice policy check /etc/microslice/policy.yaml")]
+    Check {
+        /// Policy file, YAML
+        file: PathBuf,
+    },
+    /// Make cpupools and domains what a policy file says
+    #[command(after_help = "\
+Prints what it changes; nothing if all is as wanted. All or nothing: if Xen refuses a change, those before it are undone.
+Domains that have not booted get their ranges from `microslice daemon`, or from `policy apply` later.
+
+Example:
+  microslice policy apply --dry-run /etc/microslice/policy.yaml")]
+    Apply {
+        /// Policy file, YAML
+        file: PathBuf,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write what is in force as a policy file
+    #[command(after_help = "\
+Ranges are not in it: `kernel` is left out, which means the kernel that libxl started the domain with.
+
+Example:
+  microslice policy dump /etc/microslice/policy.yaml")]
+    Dump {
+        /// Where to; printed if left out
+        file: Option<PathBuf>,
+    },
 }
 
 /// `pool slice`.

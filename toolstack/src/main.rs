@@ -10,8 +10,12 @@
 mod cli;
 mod cmd;
 mod hyper;
+mod kernels;
+mod libxl;
 mod out;
+mod policy;
 mod rangefile;
+mod slide;
 mod units;
 
 use clap::Parser;

@@ -48,7 +48,7 @@ fn on_xen() -> bool {
 
 #[test]
 fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&[], "Usage: microslice"),
         (&["pool"], "Usage: microslice pool"),
         (&["poll"], "unrecognized subcommand 'poll'"),
@@ -61,6 +61,8 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         (&["domain", "set", "web", "--cap", "70000"], "70000 is not in 0..=65535"),
         (&["symbols", "push", "web"], "<FILE>"),
         (&["symbols", "push", "web", "f", "--slide", "far"], "'far' is not a number"),
+        (&["policy", "check"], "<FILE>"),
+        (&["policy", "apply", "--dry-run"], "<FILE>"),
     ];
     for (args, expected) in cases {
         let (code, out, err) = microslice(args);
@@ -79,6 +81,9 @@ fn help_teaches_with_examples() {
         &["symbols", "push", "--help"],
         &["domain", "set", "--help"],
         &["stats", "--help"],
+        &["policy", "check", "--help"],
+        &["policy", "apply", "--help"],
+        &["policy", "dump", "--help"],
     ] {
         let (code, out, err) = microslice(args);
         assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
@@ -93,8 +98,12 @@ fn without_xen_every_command_that_needs_it_says_so() {
     }
     let dir = tempfile::tempdir().unwrap();
     let map = write(dir.path(), "System.map", system_map());
+    let policy = write(dir.path(), "policy.yaml", "microslice-policy: 1\n");
     for args in [
         &["pool", "list"][..],
+        &["policy", "apply", policy.as_str()],
+        &["policy", "apply", "--dry-run", policy.as_str()],
+        &["policy", "dump"],
         &["pool", "show", "Pool-0"],
         &["pool", "resize", "1"],
         &["pool", "slice", "--micro", "100us"],
@@ -247,4 +256,27 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_policy_is_checked_without_xen() {
+    let dir = tempfile::tempdir().unwrap();
+    let good =
+        write(dir.path(), "good.yaml", "microslice-policy: 1\ndomains:\n- name: '*'\n  policy: borrow\n");
+    assert_eq!(microslice(&["policy", "check", &good]), (0, String::new(), String::new()));
+    assert!(microslice(&["policy", "check", "--json", &good]).1.contains("\"valid\": true"));
+    let bad = write(dir.path(), "bad.yaml", "microslice-policy: 1\ndomains:\n- name: '*'\n  weight: heavy\n");
+    let message = format!(
+        "microslice: {bad}:4:11: domains[0].weight: invalid type: string \"heavy\", expected a weight, 1 to 65535"
+    );
+    for args in
+        [&["policy", "check", &bad][..], &["policy", "apply", &bad], &["policy", "apply", "--dry-run", &bad]]
+    {
+        assert_eq!(fails(args), message);
+    }
+    let none = dir.path().join("none").to_str().unwrap().to_owned();
+    assert_eq!(
+        fails(&["policy", "check", &none]),
+        format!("microslice: read policy {none}: No such file or directory (os error 2)")
+    );
 }

@@ -2,8 +2,8 @@
 //! The commands. Each returns all it has to print; none prints.
 
 mod domain;
-mod pool;
-mod slide;
+mod policy;
+pub mod pool;
 mod stats;
 mod symbols;
 
@@ -15,6 +15,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Pool(command) => pool::run(command, cli.json),
         Command::Symbols(command) => symbols::run(command, cli.json),
         Command::Domain(command) => domain::run(command, cli.json),
+        Command::Policy(command) => policy::run(command, cli.json),
         Command::Stats { domain } => stats::run(domain.as_deref(), cli.json),
     }
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! `microslice symbols`. Files are read and checked before the hypervisor is opened.
 
-use super::slide::slide;
 use crate::cli;
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Op;
 use crate::hyper::safe::types::Domain;
 use crate::out::{json, table};
 use crate::rangefile::{KernelRanges, catalog};
+use crate::slide::slide;
 use anyhow::Result;
 use microslice_symtab::Report;
 use serde::Serialize;
