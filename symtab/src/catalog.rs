@@ -25,6 +25,8 @@ pub struct Entry {
     pub until: Option<Version>,
     /// Only so many bytes from its start, at least 1; `None`: all of it.
     pub bytes: Option<u32>,
+    /// The module that may have the name, besides the kernel proper; `None`: no module.
+    pub module: Option<String>,
 }
 
 impl Entry {
@@ -118,6 +120,7 @@ struct Row {
     since: Option<Version>,
     until: Option<Version>,
     bytes: Option<u32>,
+    module: Option<String>,
 }
 
 fn rows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Entry>, D::Error> {
@@ -155,7 +158,7 @@ impl<'de> Visitor<'de> for OneRow<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a symbol: name, class, why, since, until, bytes")
+        f.write_str("a symbol: name, class, why, since, until, bytes, module")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -177,8 +180,8 @@ impl<'de> Visitor<'de> for OneRow<'_> {
         if row.bytes == Some(0) {
             return Err(de::Error::custom(format!("'{name}' has bytes: 0, which is none of it")));
         }
-        let Row { class, why, since, until, bytes, .. } = row;
-        let entry = Entry { class, why, since, until, bytes };
+        let Row { class, why, since, until, bytes, module, .. } = row;
+        let entry = Entry { class, why, since, until, bytes, module };
         if self.0.insert(name.clone(), entry).is_some() {
             return Err(de::Error::custom(format!("'{name}' is listed twice")));
         }
@@ -216,11 +219,11 @@ mod tests {
         let all = [Class::None].into_iter().chain(Class::CRITICAL);
         assert_eq!(classes, all.map(Class::name).collect::<Vec<_>>());
         let mut keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut known = ["name", "class", "why", "since", "until", "bytes"];
+        let mut known = ["name", "class", "why", "since", "until", "bytes", "module"];
         keys.sort_unstable();
         known.sort_unstable();
         assert_eq!(keys, known);
-        assert!(error("symbols:\n  - {name: a, class: irq, x: 1}\n").contains("`since`, `until`, `bytes`"));
+        assert!(error("symbols:\n  - {name: a, class: irq, x: 1}\n").contains("`until`, `bytes`, `module`"));
     }
 
     #[test]
@@ -248,7 +251,7 @@ mod tests {
             "symbols:\n  - name: a\n    class: irq\n    since: six\n",
             "symbols:\n  - {name: a, class: irq, since: 5.10, until: 5.9}\n",
             "symbols:\n  - {name: a.isra.0, class: irq}\n",
-            "symbols:\n  - {name: a, class: irq, module: kvm}\n",
+            "symbols:\n  - {name: a, class: irq, section: kvm}\n",
             "symbols:\n  - {name: a, class: irq, bytes: 0}\n",
             "symbols: [\n",
             "names: []\n",
@@ -261,7 +264,7 @@ mod tests {
         catalogue mine.yaml:2:5: symbols[0]: 'six' is not a kernel version: expected MAJOR.MINOR, such as 6.1
         catalogue mine.yaml:2:5: symbols[0]: 'a' is there until 5.9, before since 5.10
         catalogue mine.yaml:2:5: symbols[0]: name 'a.isra.0' has a compiler's suffix: leave it off, it is matched
-        catalogue mine.yaml:2:27: symbols[0]: unknown field `module`, expected one of `name`, `class`, `why`, `since`, `until`, `bytes`
+        catalogue mine.yaml:2:27: symbols[0]: unknown field `section`, expected one of `name`, `class`, `why`, `since`, `until`, `bytes`, `module`
         catalogue mine.yaml:2:5: symbols[0]: 'a' has bytes: 0, which is none of it
         catalogue mine.yaml:2:1: did not find expected node content
         catalogue mine.yaml:1:1: unknown field `names`, expected `symbols`

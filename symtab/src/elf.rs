@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An ELF vmlinux: headers by goblin, then only `.symtab`, its string table, the banner and the build id are touched.
 
-use crate::bytes::{c_str, slice, u32_at, u64_at};
+use crate::bytes::{slice, u32_at, u64_at};
 use crate::error::Error;
 use crate::identity::banner_in;
+use crate::image::Limits;
 use crate::symbols::Builder;
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, Header};
@@ -76,52 +77,22 @@ impl<'a> Elf<'a> {
         slice(self.data, section.sh_offset, section.sh_size)
     }
 
-    /// Feeds `.symtab` to the builder; false if the file has none.
-    pub(crate) fn read_symbols(&self, builder: &mut Builder) -> Result<bool, Error> {
+    /// The symbols of `.symtab`; `None` if the file has none.
+    pub(crate) fn read_symbols(&self, limits: &Limits) -> Result<Option<Builder>, Error> {
         let Some(symtab) = self.sections.iter().find(|s| s.sh_type == SHT_SYMTAB && s.sh_size > 0) else {
-            return Ok(false);
+            return Ok(None);
         };
         let cut = |what: &str| Error::damaged(FORM, format!("{what} reaches beyond the end of the file"));
         let table = self.contents(symtab).ok_or_else(|| cut(".symtab"))?;
         let strings = self.sections.get(symtab.sh_link as usize);
         let strings =
             strings.and_then(|s| self.contents(s)).ok_or_else(|| cut("the symbols' string table"))?;
+        let mut builder = Builder::with_names(limits, strings, table.len() / 24)?;
+        let letters: Vec<[u8; 2]> = self.sections.iter().map(letters).collect();
         for entry in table.chunks_exact(24) {
-            self.read_symbol(entry, strings, builder)?;
+            read_symbol(entry, &letters, &mut builder);
         }
-        Ok(builder.len() > 0)
-    }
-
-    /// One Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
-    fn read_symbol(&self, entry: &[u8], strings: &[u8], builder: &mut Builder) -> Result<(), Error> {
-        let &[n0, n1, n2, n3, info, _, s0, s1, ..] = entry else { return Ok(()) };
-        let (kind, binding) = (info & 0xf, info >> 4);
-        let section = u32::from(u16::from_le_bytes([s0, s1]));
-        if section == SHN_UNDEF || kind == STT_FILE || kind == STT_SECTION {
-            return Ok(());
-        }
-        let name = c_str(strings, u32::from_le_bytes([n0, n1, n2, n3]) as usize);
-        let name = name.filter(|name| !name.is_empty() && name.len() <= 512);
-        let (Some(name), Some(value), Some(size)) = (name, u64_at(entry, 8), u64_at(entry, 16)) else {
-            return Ok(()); // a damaged name is a symbol that nobody can ask for
-        };
-        let Ok(name) = std::str::from_utf8(name) else { return Ok(()) };
-        builder.push(value, size, self.letter(section, binding), name)
-    }
-
-    /// What `nm` would print, as far as code is concerned.
-    fn letter(&self, section: u32, binding: u8) -> u8 {
-        let lower = match self.sections.get(section as usize) {
-            _ if section == SHN_ABS => b'a',
-            Some(s) if s.sh_flags & u64::from(SHF_EXECINSTR) != 0 && binding == STB_WEAK => b'w',
-            Some(s) if s.sh_flags & u64::from(SHF_EXECINSTR) != 0 => b't',
-            Some(_) if binding == STB_WEAK => b'v',
-            Some(s) if s.sh_type == SHT_NOBITS => b'b',
-            Some(s) if s.sh_flags & u64::from(SHF_WRITE) != 0 => b'd',
-            Some(s) if s.sh_flags & u64::from(SHF_ALLOC) != 0 => b'r',
-            _ => b'n',
-        };
-        if binding == STB_LOCAL { lower } else { lower.to_ascii_uppercase() }
+        Ok(Some(builder).filter(|builder| builder.len() > 0))
     }
 
     /// The address of a byte of the file in the running kernel.
@@ -150,6 +121,43 @@ impl<'a> Elf<'a> {
         let notes = self.sections.iter().filter(|s| s.sh_type == SHT_NOTE);
         notes.filter_map(|section| self.contents(section)).find_map(gnu_build_id)
     }
+}
+
+/// One Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
+fn read_symbol(entry: &[u8], letters: &[[u8; 2]], builder: &mut Builder) {
+    let (&[n0, n1, n2, n3, info, _, s0, s1, ..], Some(value), Some(size)) =
+        (entry, u64_at(entry, 8), u64_at(entry, 16))
+    else {
+        return;
+    };
+    let (kind, binding) = (info & 0xf, info >> 4);
+    let section = u32::from(u16::from_le_bytes([s0, s1]));
+    if section == SHN_UNDEF || kind == STT_FILE || kind == STT_SECTION {
+        return;
+    }
+    let [letter, weak] = match letters.get(section as usize) {
+        Some(&letters) => letters,
+        None if section == SHN_ABS => [b'a'; 2],
+        None => [b'n'; 2],
+    };
+    let letter = if binding == STB_WEAK { weak } else { letter };
+    let letter = if binding == STB_LOCAL { letter } else { letter.to_ascii_uppercase() };
+    builder.push_at(value, size, letter, u32::from_le_bytes([n0, n1, n2, n3]));
+}
+
+/// What `nm` would print for a section's local symbols, and for weak ones, as far as code is concerned.
+fn letters(section: &SectionHeader) -> [u8; 2] {
+    let has = |flag: u32| section.sh_flags & u64::from(flag) != 0;
+    if has(SHF_EXECINSTR) {
+        return *b"tw";
+    }
+    let letter = match section.sh_type {
+        SHT_NOBITS => b'b',
+        _ if has(SHF_WRITE) => b'd',
+        _ if has(SHF_ALLOC) => b'r',
+        _ => b'n',
+    };
+    [letter, b'v']
 }
 
 /// Notes are `namesz, descsz, type`, name and descriptor, each padded to 4 bytes; build ids have type 3, name "GNU\0".

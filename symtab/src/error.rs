@@ -86,6 +86,16 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// A module's range in a dump of another boot.
+    #[error(
+        "slide {slide:#x}: {name} was where the dump says in one boot only; take a new dump, or a dump without modules"
+    )]
+    LiveOnly {
+        /// As asked.
+        slide: i64,
+        /// The module's function.
+        name: String,
+    },
     /// A slide that moves a range out of the address space.
     #[error("slide {slide:#x}: range {start:#x}..{end:#x} would leave the address space")]
     Slide {

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::explain::Explanation;
 use crate::identity::Identity;
 use crate::ranges::Ranges;
-use crate::symbols::{Builder, Symbol, Symbols};
+use crate::symbols::{Builder, Prefixes, Symbol, Symbols};
 use crate::unpack::Compression;
 use crate::version::Version;
 use crate::{bzimage, kallsyms, map, text};
@@ -147,7 +147,7 @@ impl KernelImage {
         let live = text::read(data, &mut builder)?;
         let kind = if live { Kind::Kallsyms } else { Kind::SystemMap };
         let symbols = builder.finish()?;
-        let banner_at = symbols.find("linux_banner").map(|symbol| symbol.address);
+        let banner_at = symbols.banner_at();
         let identity = Identity { banner_at, ..Identity::default() };
         Ok(KernelImage { symbols, kind, compression: None, identity })
     }
@@ -169,13 +169,12 @@ impl KernelImage {
 
     fn from_elf(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
         let elf = Elf::parse(data)?;
-        let mut builder = Builder::new(limits);
-        let kind = if elf.read_symbols(&mut builder)? { Kind::Elf } else { Kind::StrippedElf };
-        if kind == Kind::StrippedElf {
-            builder = kallsyms::read(data, limits)?;
-        }
+        let (kind, builder) = match elf.read_symbols(limits)? {
+            Some(builder) => (Kind::Elf, builder),
+            None => (Kind::StrippedElf, kallsyms::read(data, limits)?),
+        };
         let symbols = builder.finish()?;
-        let banner_at = symbols.find("linux_banner").map(|symbol| symbol.address);
+        let banner_at = symbols.banner_at();
         let mut identity = Identity {
             banner: banner_at.and_then(|address| elf.banner_at(address)),
             banner_at,
@@ -221,12 +220,12 @@ impl KernelImage {
         &self.identity
     }
 
-    /// All symbols of the kernel proper, by rising address.
+    /// All symbols, by rising address. The first call on an ELF vmlinux sorts them.
     pub fn symbols(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
         self.symbols.iter()
     }
 
-    /// The symbol of exactly that name (the lowest, if several static functions share it).
+    /// The kernel's symbol of exactly that name (the lowest, if several static functions share it; no module's).
     pub fn symbol(&self, name: &str) -> Option<Symbol<'_>> {
         self.symbols.find(name)
     }
@@ -248,6 +247,14 @@ impl KernelImage {
     /// ```
     pub fn symbols_at(&self, address: u64) -> impl Iterator<Item = Symbol<'_>> {
         self.symbols.at(address)
+    }
+
+    pub(crate) fn functions<'a, T>(
+        &'a self,
+        wanted: &Prefixes,
+        keep: impl Fn(&'a str, Option<&'a str>) -> Option<T>,
+    ) -> Vec<(Symbol<'a>, T)> {
+        self.symbols.functions(wanted, keep)
     }
 
     /// The kernel's text, `_stext` up to `_etext`, without that of its start-up (`.init.text`).

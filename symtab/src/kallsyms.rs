@@ -242,7 +242,7 @@ fn expand(
         let name = text.split_first().filter(|_| text.len() <= NAME_LEN);
         let name = name.and_then(|(&kind, name)| Some((kind, std::str::from_utf8(name).ok()?)));
         let (kind, name) = name.ok_or_else(|| damaged(number))?;
-        builder.push(address, 0, kind, name)?;
+        builder.push(address, kind, name, 0)?;
     }
     Ok(builder)
 }

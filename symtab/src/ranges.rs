@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::hex;
 use crate::image::KernelImage;
 use crate::report::Report;
-use crate::symbols::Symbol;
+use crate::symbols::{Prefixes, Symbol};
 use serde::{Deserialize, Serialize};
 
 /// Code of one class.
@@ -26,8 +26,16 @@ pub struct Range {
     pub end: u64,
     /// Never [`Class::None`].
     pub class: Class,
-    /// The symbols it came from, as the kernel has them, by rising address.
+    /// The symbols it came from, as the kernel has them, by rising address; of a module as "name [module]".
     pub names: Vec<String>,
+}
+
+impl Range {
+    /// Whether it is code of a module, as a dump of a live kernel has it: each boot loads modules elsewhere, and no
+    /// slide tells where.
+    pub fn is_live_only(&self) -> bool {
+        self.names.iter().any(|name| name.ends_with(']'))
+    }
 }
 
 /// The ranges of one kernel, and what was found on the way.
@@ -60,7 +68,7 @@ impl Ranges {
             shadowed.extend(losers.iter().map(|hit| format!("{} ({})", hit.symbol.name, hit.entry.class)));
             let next = later.first().map_or(u64::MAX, |hit| hit.symbol.address);
             let end = same.iter().map(|hit| hit.end).max().unwrap_or(start).min(next);
-            let names = same.iter().map(|hit| hit.symbol.name.to_owned());
+            let names = same.iter().map(|hit| label(&hit.symbol));
             push(&mut ranges, Range { start, end, class, names: names.collect() });
         }
         let report = Report::new(image, catalog, &hits, &ranges, shadowed);
@@ -101,8 +109,13 @@ impl Ranges {
     /// The ranges of the same kernel, moved by `slide` bytes.
     ///
     /// # Errors
-    /// [`Error::Slide`] if one would wrap around.
+    /// [`Error::Slide`] if one would wrap around; [`Error::LiveOnly`] if one is of a module.
     pub fn slide(&self, slide: i64) -> Result<Ranges, Error> {
+        if slide != 0
+            && let Some(range) = self.ranges.iter().find(|range| range.is_live_only())
+        {
+            return Err(Error::LiveOnly { slide, name: range.names.join(" ") });
+        }
         let moved = self.ranges.iter().map(|range| {
             let moved = (range.start.checked_add_signed(slide), range.end.checked_add_signed(slide));
             let (Some(start), Some(end)) = moved else {
@@ -123,16 +136,27 @@ impl<'a> IntoIterator for &'a Ranges {
     }
 }
 
-/// Functions of the kernel's text that the catalogue has, by rising address.
+/// Functions that the catalogue has, by rising address.
 fn hits<'a>(image: &'a KernelImage, catalog: &'a Catalog) -> Vec<Hit<'a>> {
-    let text = image.text();
-    let candidates = image.symbols().filter(|symbol| symbol.is_text() && text.contains(&symbol.address));
-    let hits = candidates.filter_map(|symbol| {
-        let (name, entry) = catalog.find(symbol.name).filter(|(_, entry)| entry.class != Class::None)?;
+    let wanted = Prefixes::new(&catalog.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    let found = image.functions(&wanted, |symbol, module| {
+        let (name, entry) = catalog.find(symbol)?;
+        let there = module.is_none() || module == entry.module.as_deref();
+        (there && entry.class != Class::None).then_some((name, entry))
+    });
+    let hits = found.into_iter().filter_map(|(symbol, (name, entry))| {
         let limit = entry.bytes.map_or(u64::MAX, |bytes| symbol.address.saturating_add(bytes.into()));
         Some(Hit { name, entry, symbol, end: symbol.end?.min(limit) })
     });
     hits.collect()
+}
+
+/// A symbol as /proc/kallsyms has it.
+fn label(symbol: &Symbol<'_>) -> String {
+    match symbol.module {
+        Some(module) => format!("{} [{module}]", symbol.name),
+        None => symbol.name.to_owned(),
+    }
 }
 
 fn push(ranges: &mut Vec<Range>, range: Range) {

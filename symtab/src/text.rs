@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! System.map and /proc/kallsyms: lines of `ADDRESS LETTER NAME`, and in a live dump a tab and `[module]`.
 //!
-//! Modules' symbols are skipped: their functions are not in the catalogue, which is about the kernel proper.
+//! Only such a dump tells where modules are.
 
 use crate::error::Error;
 use crate::symbols::Builder;
 
-/// Address, letter, name, whether of a module.
-fn parse(line: &str) -> Option<(u64, u8, &str, bool)> {
+/// Address, letter, name, module ("" for the kernel proper).
+fn parse(line: &str) -> Option<(u64, u8, &str, &str)> {
     let (address, rest) = line.split_once(' ')?;
     let (letter, rest) = rest.split_once(' ')?;
     let (&[letter], 8..=16) = (letter.as_bytes(), address.len()) else { return None };
@@ -17,7 +17,7 @@ fn parse(line: &str) -> Option<(u64, u8, &str, bool)> {
     }
     let address = u64::from_str_radix(address, 16).ok()?;
     let (name, module) = rest.split_once('\t').unwrap_or((rest, ""));
-    Some((address, letter, name.trim_end(), !module.is_empty()))
+    Some((address, letter, name.trim_end(), module.trim_end().trim_start_matches('[').trim_end_matches(']')))
 }
 
 fn first_line(data: &[u8]) -> Option<&str> {
@@ -47,15 +47,14 @@ pub(crate) fn read(data: &[u8], builder: &mut Builder) -> Result<bool, Error> {
         if name.contains(' ') && name.contains("System.map") {
             return Err(Error::Placeholder(name.chars().take(200).collect()));
         }
-        if name.is_empty() || name.contains(' ') {
+        if name.is_empty() || name.contains([' ', '\0']) {
             return Err(bad("a symbol's name is one word".to_owned()));
         }
         lines += 1;
-        modules |= module;
+        modules |= !module.is_empty();
         hidden &= address == 0;
-        if !module {
-            builder.push(address, 0, letter, name)?;
-        }
+        let module = if module.is_empty() { 0 } else { builder.module(module)? };
+        builder.push(address, letter, name, module)?;
     }
     if hidden && lines > 0 {
         return Err(Error::HiddenAddresses);

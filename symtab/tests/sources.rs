@@ -46,11 +46,40 @@ fn system_map() {
 }
 
 #[test]
-fn kallsyms_dump_without_its_modules() {
-    let dump = list(&kernel()) + "ffffffffc0000000 t irq_exit\t[mine]\n";
-    let image = KernelImage::from_bytes(dump.as_bytes()).unwrap();
+fn kallsyms_dump_with_its_modules() {
+    const MODULES: &str = "ffffffffc0001000 t blkif_interrupt\t[xen_blkfront]
+ffffffffc0001080 t irq_exit\t[xen_blkfront]
+ffffffffc0000f00 t blkif_interrupt.cold\t[xen_blkfront]
+ffffffffbfffe000 t irq_enter\t[mine]
+ffffffffbfffe010 t blkif_interrupt\t[mine]
+ffffffffc0001090 d blkif_interrupt\t[xen_blkfront]\n";
+    let image = KernelImage::from_bytes((list(&kernel()) + MODULES).as_bytes()).unwrap();
     assert_eq!(image.kind(), Kind::Kallsyms);
-    assert_eq!(symbols(&image), expected(&kernel()));
+    let proper: Vec<_> = symbols(&image).into_iter().take(kernel().len()).collect();
+    assert_eq!(proper, expected(&kernel()));
+    let user = "symbols: [{name: blkif_interrupt, class: irq, module: xen_blkfront}]";
+    let catalog = Catalog::builtin().with(Catalog::from_yaml("mine.yaml", user).unwrap());
+    let ranges = image.ranges(&catalog);
+    let of_modules: Vec<_> = ranges
+        .iter()
+        .filter(|range| range.is_live_only())
+        .map(|r| (r.start, r.end, r.names.join(" ")))
+        .collect();
+    let name = |name: &str| format!("{name} [xen_blkfront]");
+    let blkfront = 0xffff_ffff_c000_1000;
+    // The cold part is the last before another page, and ends with its own.
+    assert_eq!(
+        of_modules,
+        [(blkfront - 0x100, blkfront + 0x80, name("blkif_interrupt.cold") + " " + &name("blkif_interrupt"))]
+    );
+    assert_eq!(shape(&image.ranges(&Catalog::builtin())), SHAPE);
+    assert_eq!(image.symbol("blkif_interrupt"), None);
+    assert_eq!(image.symbols_at(0xffff_ffff_c000_0fff).next().unwrap().module, Some("xen_blkfront"));
+    assert_eq!(image.symbols_at(0xffff_ffff_bfff_f000).next(), None); // mine's last function ends with its page
+    assert_eq!(image.symbols_at(0xffff_ffff_bfff_efff).next().unwrap().module, Some("mine"));
+    assert!(ranges.slide(0).is_ok());
+    let err = ranges.slide(0x20_0000).unwrap_err().to_string();
+    assert!(err.contains("blkif_interrupt.cold [xen_blkfront]") && err.contains("one boot only"), "{err}");
 }
 
 #[test]
