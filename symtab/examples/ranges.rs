@@ -11,11 +11,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let open = |path: &str| KernelImage::open(path).map_err(|err: Error| err.to_string());
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     match args.as_slice() {
         ["--symbols", path] => {
             for symbol in open(path)?.symbols() {
-                writeln!(out, "{:016x} {} {}", symbol.address, symbol.kind, symbol.name)?;
+                let mut line = *b"................ . ";
+                for (digit, shift) in line.iter_mut().zip((0..64).step_by(4).rev()) {
+                    *digit = b"0123456789abcdef"[(symbol.address >> shift & 0xf) as usize];
+                }
+                line[17] = symbol.kind as u8;
+                out.write_all(&line)?;
+                out.write_all(symbol.name.as_bytes())?;
+                match symbol.module {
+                    Some(module) => writeln!(out, "\t[{module}]")?,
+                    None => out.write_all(b"\n")?,
+                }
             }
         }
         ["--explain", address, path] => {

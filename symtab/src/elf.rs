@@ -5,7 +5,8 @@ use crate::bytes::{slice, u32_at, u64_at};
 use crate::error::Error;
 use crate::identity::banner_in;
 use crate::image::Limits;
-use crate::symbols::Builder;
+use crate::map::Bytes;
+use crate::symbols::{Builder, Raw};
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, Header};
 use goblin::elf::section_header::{
@@ -14,6 +15,8 @@ use goblin::elf::section_header::{
 use goblin::elf::sym::{STB_LOCAL, STB_WEAK, STT_FILE, STT_SECTION};
 use goblin::elf::{SectionHeader, SectionHeaders};
 use memchr::memmem;
+use memmap2::Mmap;
+use std::sync::Arc;
 
 const FORM: &str = "ELF file";
 
@@ -77,22 +80,30 @@ impl<'a> Elf<'a> {
         slice(self.data, section.sh_offset, section.sh_size)
     }
 
-    /// The symbols of `.symtab`; `None` if the file has none.
-    pub(crate) fn read_symbols(&self, limits: &Limits) -> Result<Option<Builder>, Error> {
+    /// The table of `.symtab`; `None` if the file has none.
+    pub(crate) fn table(
+        &self,
+        mapping: Option<&Arc<Mmap>>,
+        limits: &Limits,
+    ) -> Result<Option<ElfTable>, Error> {
         let Some(symtab) = self.sections.iter().find(|s| s.sh_type == SHT_SYMTAB && s.sh_size > 0) else {
             return Ok(None);
         };
-        let cut = |what: &str| Error::damaged(FORM, format!("{what} reaches beyond the end of the file"));
-        let table = self.contents(symtab).ok_or_else(|| cut(".symtab"))?;
+        let part = |section: &SectionHeader, what: &str| {
+            let cut = || Error::damaged(FORM, format!("{what} reaches beyond the end of the file"));
+            self.contents(section).ok_or_else(cut)?;
+            let start = section.sh_offset as usize;
+            Ok::<_, Error>(Bytes::of(self.data, mapping, start..start + section.sh_size as usize))
+        };
+        let symbols = part(symtab, ".symtab")?;
         let strings = self.sections.get(symtab.sh_link as usize);
-        let strings =
-            strings.and_then(|s| self.contents(s)).ok_or_else(|| cut("the symbols' string table"))?;
-        let mut builder = Builder::with_names(limits, strings, table.len() / 24)?;
-        let letters: Vec<[u8; 2]> = self.sections.iter().map(letters).collect();
-        for entry in table.chunks_exact(24) {
-            read_symbol(entry, &letters, &mut builder);
-        }
-        Ok(Some(builder).filter(|builder| builder.len() > 0))
+        let none = || Error::damaged(FORM, "the symbols have no string table");
+        let names = part(strings.ok_or_else(none)?, "the symbols' string table")?;
+        Builder::within(names.len(), limits.names, "bytes of symbol names")?;
+        Builder::within(symbols.len() / ENTRY, limits.symbols, "symbols")?;
+        let letters = self.sections.iter().map(letters).collect();
+        let table = ElfTable { symbols, names, letters, first_global: symtab.sh_info as usize };
+        Ok(Some(table).filter(|table| (0..table.len()).any(|index| table.get(index).is_some())))
     }
 
     /// The address of a byte of the file in the running kernel.
@@ -123,26 +134,55 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// One Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
-fn read_symbol(entry: &[u8], letters: &[[u8; 2]], builder: &mut Builder) {
-    let (&[n0, n1, n2, n3, info, _, s0, s1, ..], Some(value), Some(size)) =
-        (entry, u64_at(entry, 8), u64_at(entry, 16))
-    else {
-        return;
-    };
-    let (kind, binding) = (info & 0xf, info >> 4);
-    let section = u32::from(u16::from_le_bytes([s0, s1]));
-    if section == SHN_UNDEF || kind == STT_FILE || kind == STT_SECTION {
-        return;
+/// Bytes of an Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
+const ENTRY: usize = 24;
+
+/// `.symtab` and its string table.
+#[derive(Clone, Debug)]
+pub(crate) struct ElfTable {
+    symbols: Bytes,
+    names: Bytes,
+    /// For each section.
+    letters: Vec<[u8; 2]>,
+    first_global: usize,
+}
+
+impl ElfTable {
+    /// Entries, whether symbols or not.
+    pub(crate) fn len(&self) -> usize {
+        self.symbols.len() / ENTRY
     }
-    let [letter, weak] = match letters.get(section as usize) {
-        Some(&letters) => letters,
-        None if section == SHN_ABS => [b'a'; 2],
-        None => [b'n'; 2],
-    };
-    let letter = if binding == STB_WEAK { weak } else { letter };
-    let letter = if binding == STB_LOCAL { letter } else { letter.to_ascii_uppercase() };
-    builder.push_at(value, size, letter, u32::from_le_bytes([n0, n1, n2, n3]));
+
+    pub(crate) fn names(&self) -> &[u8] {
+        &self.names
+    }
+
+    /// The first entry of which others than local symbols are.
+    pub(crate) fn first_global(&self) -> usize {
+        self.first_global
+    }
+
+    /// A symbol of code or data; its name, which may be empty, is not looked at.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<Raw> {
+        let start = index.checked_mul(ENTRY)?;
+        let entry = self.symbols.get(start..start.checked_add(ENTRY)?)?;
+        let &[n0, n1, n2, n3, info, _, s0, s1, ..] = entry else { return None };
+        let (kind, binding) = (info & 0xf, info >> 4);
+        let section = u32::from(u16::from_le_bytes([s0, s1]));
+        let name = u32::from_le_bytes([n0, n1, n2, n3]);
+        if section == SHN_UNDEF || kind == STT_FILE || kind == STT_SECTION {
+            return None;
+        }
+        let [letter, weak] = match self.letters.get(section as usize) {
+            Some(&letters) => letters,
+            None if section == SHN_ABS => [b'a'; 2],
+            None => [b'n'; 2],
+        };
+        let letter = if binding == STB_WEAK { weak } else { letter };
+        let kind = if binding == STB_LOCAL { letter } else { letter.to_ascii_uppercase() };
+        Some(Raw { address: u64_at(entry, 8)?, size: u64_at(entry, 16)?, name, module: 0, kind })
+    }
 }
 
 /// What `nm` would print for a section's local symbols, and for weak ones, as far as code is concerned.

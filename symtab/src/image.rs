@@ -11,11 +11,13 @@ use crate::symbols::{Builder, Prefixes, Symbol, Symbols};
 use crate::unpack::Compression;
 use crate::version::Version;
 use crate::{bzimage, kallsyms, map, text};
+use memmap2::Mmap;
 use serde::Serialize;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What an input may cost. The defaults hold several times the largest kernel that a distribution ships.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +79,8 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
-    /// Reads a kernel image of any form. The file must not be truncated by others meanwhile: a large ELF file is
-    /// memory-mapped while this call runs.
+    /// Reads a kernel image of any form. A large ELF file with a symbol table stays memory-mapped as long as the image
+    /// lives: meanwhile it must not be truncated in place by others (replacing it by another file is harmless).
     ///
     /// # Errors
     /// [`Error::File`] with the path and the cause.
@@ -96,7 +98,10 @@ impl KernelImage {
         let mut file = File::open(path)?;
         if file.metadata()?.len() > MAP_ABOVE {
             let data = map::map(&file)?;
-            if elf::is_elf(&data) || data.len() as u64 <= limits.input {
+            if elf::is_elf(&data) {
+                return KernelImage::from_elf(&data, Some(&data), &limits);
+            }
+            if data.len() as u64 <= limits.input {
                 return KernelImage::from_bytes_within(&data, &limits);
             }
             return Err(Error::TooLarge { what: "bytes of a file that is not ELF", limit: limits.input });
@@ -124,7 +129,7 @@ impl KernelImage {
             return Err(Error::Empty);
         }
         if elf::is_elf(data) {
-            return KernelImage::from_elf(data, limits);
+            return KernelImage::from_elf(data, None, limits);
         }
         if data.len() as u64 > limits.input {
             return Err(Error::TooLarge { what: "bytes of input", limit: limits.input });
@@ -155,7 +160,7 @@ impl KernelImage {
     /// A compressed stream, with an ELF vmlinux inside.
     fn from_packed(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
         if elf::is_elf(data) {
-            return KernelImage::from_elf(data, limits);
+            return KernelImage::from_elf(data, None, limits);
         }
         let compression = Compression::detect(data)
             .ok_or_else(|| Error::damaged("bzImage", "payload of no known compression format"))?;
@@ -163,17 +168,17 @@ impl KernelImage {
         if !elf::is_elf(&unpacked) {
             return Err(Error::NotAKernel("its unpacked payload is not ELF"));
         }
-        let image = KernelImage::from_elf(&unpacked, limits)?;
+        let image = KernelImage::from_elf(&unpacked, None, limits)?;
         Ok(KernelImage { compression: Some(compression), ..image })
     }
 
-    fn from_elf(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+    /// `mapping`: if `data` is one, which stays with the image.
+    fn from_elf(data: &[u8], mapping: Option<&Arc<Mmap>>, limits: &Limits) -> Result<KernelImage, Error> {
         let elf = Elf::parse(data)?;
-        let (kind, builder) = match elf.read_symbols(limits)? {
-            Some(builder) => (Kind::Elf, builder),
-            None => (Kind::StrippedElf, kallsyms::read(data, limits)?),
+        let (kind, symbols) = match elf.table(mapping, limits)? {
+            Some(table) => (Kind::Elf, Symbols::of_elf(table)?),
+            None => (Kind::StrippedElf, kallsyms::read(data, limits)?.finish()?),
         };
-        let symbols = builder.finish()?;
         let banner_at = symbols.banner_at();
         let mut identity = Identity {
             banner: banner_at.and_then(|address| elf.banner_at(address)),
