@@ -23,8 +23,6 @@ pub struct Entry {
     pub since: Option<Version>,
     /// Last version that has the name; `None`: still there.
     pub until: Option<Version>,
-    /// Only so many bytes from its start, at least 1; `None`: all of it.
-    pub bytes: Option<u32>,
     /// The module that may have the name, besides the kernel proper; `None`: no module.
     pub module: Option<String>,
 }
@@ -119,7 +117,6 @@ struct Row {
     why: String,
     since: Option<Version>,
     until: Option<Version>,
-    bytes: Option<u32>,
     module: Option<String>,
 }
 
@@ -158,7 +155,7 @@ impl<'de> Visitor<'de> for OneRow<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a symbol: name, class, why, since, until, bytes, module")
+        f.write_str("a symbol: name, class, why, since, until, module")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -177,11 +174,8 @@ impl<'de> Visitor<'de> for OneRow<'_> {
         {
             return Err(de::Error::custom(format!("'{name}' is there until {until}, before since {since}")));
         }
-        if row.bytes == Some(0) {
-            return Err(de::Error::custom(format!("'{name}' has bytes: 0, which is none of it")));
-        }
-        let Row { class, why, since, until, bytes, module, .. } = row;
-        let entry = Entry { class, why, since, until, bytes, module };
+        let Row { class, why, since, until, module, .. } = row;
+        let entry = Entry { class, why, since, until, module };
         if self.0.insert(name.clone(), entry).is_some() {
             return Err(de::Error::custom(format!("'{name}' is listed twice")));
         }
@@ -219,11 +213,11 @@ mod tests {
         let all = [Class::None].into_iter().chain(Class::CRITICAL);
         assert_eq!(classes, all.map(Class::name).collect::<Vec<_>>());
         let mut keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
-        let mut known = ["name", "class", "why", "since", "until", "bytes", "module"];
+        let mut known = ["name", "class", "why", "since", "until", "module"];
         keys.sort_unstable();
         known.sort_unstable();
         assert_eq!(keys, known);
-        assert!(error("symbols:\n  - {name: a, class: irq, x: 1}\n").contains("`until`, `bytes`, `module`"));
+        assert!(error("symbols:\n  - {name: a, class: irq, x: 1}\n").contains("`since`, `until`, `module`"));
     }
 
     #[test]
@@ -252,20 +246,18 @@ mod tests {
             "symbols:\n  - {name: a, class: irq, since: 5.10, until: 5.9}\n",
             "symbols:\n  - {name: a.isra.0, class: irq}\n",
             "symbols:\n  - {name: a, class: irq, section: kvm}\n",
-            "symbols:\n  - {name: a, class: irq, bytes: 0}\n",
             "symbols: [\n",
             "names: []\n",
             "",
         ];
         let errors: Vec<_> = cases.iter().map(|text| error(text)).collect();
         insta::assert_snapshot!(errors.join("\n"), @r"
-        catalogue mine.yaml:3:12: symbols[0].class: unknown variant `spinning`, expected one of `none`, `lock-wait`, `lock-hold`, `ipi-wait`, `ipi-serve`, `resched`, `irq`, `page-alloc`, `rwsem-wake`
+        catalogue mine.yaml:3:12: symbols[0].class: unknown variant `spinning`, expected one of `none`, `lock-wait`, `lock-hold`, `ipi-wait`, `ipi-serve`, `resched`, `irq`, `page-alloc`, `rwsem-wake`, `hypercall`
         catalogue mine.yaml:4:5: symbols[2]: 'a' is listed twice
         catalogue mine.yaml:2:5: symbols[0]: 'six' is not a kernel version: expected MAJOR.MINOR, such as 6.1
         catalogue mine.yaml:2:5: symbols[0]: 'a' is there until 5.9, before since 5.10
         catalogue mine.yaml:2:5: symbols[0]: name 'a.isra.0' has a compiler's suffix: leave it off, it is matched
-        catalogue mine.yaml:2:27: symbols[0]: unknown field `section`, expected one of `name`, `class`, `why`, `since`, `until`, `bytes`, `module`
-        catalogue mine.yaml:2:5: symbols[0]: 'a' has bytes: 0, which is none of it
+        catalogue mine.yaml:2:27: symbols[0]: unknown field `section`, expected one of `name`, `class`, `why`, `since`, `until`, `module`
         catalogue mine.yaml:2:1: did not find expected node content
         catalogue mine.yaml:1:1: unknown field `names`, expected `symbols`
         catalogue mine.yaml:1:1: missing field `symbols`

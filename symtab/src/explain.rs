@@ -43,8 +43,6 @@ pub struct Rule {
     pub class: Class,
     /// Why.
     pub why: String,
-    /// Only so many bytes from the symbol's start; `None`: all of it.
-    pub bytes: Option<u32>,
 }
 
 impl Explanation {
@@ -56,7 +54,6 @@ impl Explanation {
                 name: name.to_owned(),
                 class: entry.class,
                 why: entry.why.clone(),
-                bytes: entry.bytes,
             }),
             name: symbol.name.to_owned(),
         };
@@ -66,7 +63,7 @@ impl Explanation {
             Class::None if symbols.is_empty() => Some("no symbol holds it"),
             Class::None if !symbols.iter().any(ruled) => None,
             Class::None if !image.text().contains(&address) => Some("it is outside of the kernel's text"),
-            Class::None => Some("the rule is for other bytes of the symbol, or for code only"),
+            Class::None => Some("the rule is for code only, or for another module"),
             _ => None,
         };
         Explanation { address, class, symbols, note }
@@ -83,12 +80,7 @@ impl fmt::Display for Explanation {
         for symbol in &self.symbols {
             write!(f, "  {}+{:#x}: ", symbol.name, symbol.offset)?;
             match &symbol.rule {
-                Some(Rule { name, class, why, bytes: None }) => {
-                    writeln!(f, "rule {name} ({class}): {why}")?;
-                }
-                Some(Rule { name, class, why, bytes: Some(bytes) }) => {
-                    writeln!(f, "rule {name} ({class}, first {bytes} bytes): {why}")?;
-                }
+                Some(Rule { name, class, why }) => writeln!(f, "rule {name} ({class}): {why}")?,
                 None => writeln!(f, "no rule")?,
             }
         }

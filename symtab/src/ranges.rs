@@ -144,10 +144,9 @@ fn hits<'a>(image: &'a KernelImage, catalog: &'a Catalog) -> Vec<Hit<'a>> {
         let there = module.is_none() || module == entry.module.as_deref();
         (there && entry.class != Class::None).then_some((name, entry))
     });
-    let hits = found.into_iter().filter_map(|(symbol, (name, entry))| {
-        let limit = entry.bytes.map_or(u64::MAX, |bytes| symbol.address.saturating_add(bytes.into()));
-        Some(Hit { name, entry, symbol, end: symbol.end?.min(limit) })
-    });
+    let hits = found
+        .into_iter()
+        .filter_map(|(symbol, (name, entry))| Some(Hit { name, entry, symbol, end: symbol.end? }));
     hits.collect()
 }
 

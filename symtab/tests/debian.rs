@@ -76,17 +76,16 @@ fn names_that_detection_stands_on() {
         assert_eq!(range.class, class, "{name}");
         assert!(range.names.iter().any(|own| own == name));
     }
-    // The hypercall page's stub, or the instructions that took its place, with ENDBR64 before them (6.12) or not.
-    if let Some(stub) = image.symbol("xen_hypercall_sched_op") {
-        assert_eq!(ranges.find(stub.address).unwrap().class, Class::IpiWait);
+    // The hypercall page's stub, or the functions that took its place.
+    let class = |name: &str| ranges.find(image.symbol(name)?.address).map(|range| range.class);
+    if image.symbol("xen_hypercall_sched_op").is_some() {
+        assert_eq!(class("xen_hypercall_sched_op"), Some(Class::Hypercall));
         return;
     }
-    for name in ["xen_hypercall_intel", "xen_hypercall_amd"] {
-        let stub = image.symbol(name).unwrap_or_else(|| panic!("{name} is not in {}", path.display()));
-        assert_eq!(ranges.find(stub.address + 4).unwrap().class, Class::IpiWait);
-        assert!(ranges.find(stub.address + 7).is_none());
+    for name in ["xen_hypercall_intel", "xen_hypercall_amd", "xen_hypercall_pv"] {
+        assert_eq!(class(name), Some(Class::Hypercall), "{name}");
     }
-    assert!(ranges.find(image.symbol("xen_hypercall_hvm").unwrap().address).is_none());
+    assert_eq!(class("xen_hypercall_hvm"), None);
 }
 
 /// Mutations and truncations of the real thing.
