@@ -124,7 +124,7 @@ pub struct Timing {
     /// Iterations of each thread in the all-threads workload.
     pub iterations: u64,
     /// Work of each thread before each iteration.
-    pub think_ms: (u64, u64),
+    pub think_us: (u64, u64),
     /// Every n-th PAUSE exit is a yield, as a pause filter in hardware would have it, under every scheduler. 0: PAUSE does
     /// not exit, and then ends the CPU's turn in QEMU: the waiting CPU lends its speed to the others.
     pub ple_sw: u32,
@@ -144,8 +144,8 @@ impl Timing {
             sleep_us: (100 * scale, 900 * scale),
             warm_slices: 3,
             slices: 50,
-            iterations: 24,
-            think_ms: (5 * scale, 15 * scale),
+            iterations: 250,
+            think_us: (400 * scale, 1_600 * scale),
             ple_sw: 16,
         }
     }
@@ -222,11 +222,11 @@ impl Run {
         let slices_s = (timing.slices * timing.slice_ms) as f64 / 1e3;
         match &self.workload {
             Workload::Shootdown => format!(
-                "shootdown:secs={slices_s}:warm_ms={}/mprotect:iters={}:think_ms={}-{}",
+                "shootdown:secs={slices_s}:warm_ms={}/mprotect:iters={}:think_us={}-{}",
                 timing.warm_slices * timing.slice_ms,
                 timing.iterations,
-                timing.think_ms.0,
-                timing.think_ms.1
+                timing.think_us.0,
+                timing.think_us.1
             ),
             Workload::Stress { stressor, ops, extra } => {
                 format!("stress:stressor={stressor}:ops={ops}:extra={extra}")

@@ -32,8 +32,8 @@ pub enum Job {
     Mprotect {
         /// Iterations of each thread.
         iters: u64,
-        /// Milliseconds of work before each shootdown.
-        think_ms: (u64, u64),
+        /// Microseconds of work before each shootdown.
+        think_us: (u64, u64),
     },
     /// CPU hog until destroyed, or for `secs`.
     Hog {
@@ -128,7 +128,7 @@ fn parse_job(text: &str) -> Result<Job, JobError> {
             Job::Shootdown { secs: keys.number("secs", 10.0)?, warm_ms: keys.number("warm_ms", 1_000)? }
         }
         "mprotect" => {
-            Job::Mprotect { iters: keys.number("iters", 1_000)?, think_ms: keys.range("think_ms", (0, 0))? }
+            Job::Mprotect { iters: keys.number("iters", 1_000)?, think_us: keys.range("think_us", (0, 0))? }
         }
         "hog" => Job::Hog {
             burst_ms: keys.range("burst_ms", (10, 70))?,
@@ -194,13 +194,13 @@ mod tests {
     #[test]
     fn a_full_order() {
         let order = Order::parse(
-            "console=hvc0 quiet ms.seed=7 ms.wait_ms=5 ms.jobs=shootdown:secs=1.5:warm_ms=20/mprotect:iters=9:think_ms=2-4/hog:burst_ms=1-2 ms.end=idle",
+            "console=hvc0 quiet ms.seed=7 ms.wait_ms=5 ms.jobs=shootdown:secs=1.5:warm_ms=20/mprotect:iters=9:think_us=2-4/hog:burst_ms=1-2 ms.end=idle",
         )
         .unwrap();
         assert_eq!((order.seed, order.wait_ms), (7, 5));
         assert_eq!(order.end, End::Idle);
         assert_eq!(order.jobs[0], Job::Shootdown { secs: 1.5, warm_ms: 20 });
-        assert_eq!(order.jobs[1], Job::Mprotect { iters: 9, think_ms: (2, 4) });
+        assert_eq!(order.jobs[1], Job::Mprotect { iters: 9, think_us: (2, 4) });
         assert!(matches!(order.jobs[2], Job::Hog { burst_ms: (1, 2), .. }));
     }
 

@@ -31,9 +31,9 @@ impl Guest<'_> {
         Random::new(self.seed.wrapping_mul(1_000).wrapping_add(cpu as u64))
     }
 
-    /// Work units of so many milliseconds.
-    fn units(&self, ms: u64) -> u64 {
-        (ms as f64 * self.work_per_ms) as u64
+    /// Work units of so many microseconds.
+    fn units(&self, us: u64) -> u64 {
+        (us as f64 * self.work_per_ms / 1e3) as u64
     }
 }
 
@@ -41,7 +41,7 @@ impl Guest<'_> {
 pub fn run(job: &Job, guest: &Guest<'_>) -> Result<JobResult> {
     match job {
         Job::Shootdown { secs, warm_ms } => shootdown(guest, *secs, *warm_ms),
-        Job::Mprotect { iters, think_ms } => mprotect(guest, *iters, *think_ms),
+        Job::Mprotect { iters, think_us } => mprotect(guest, *iters, *think_us),
         Job::Hog { burst_ms, sleep_us, every_ms, secs } => {
             let plan = HogPlan { burst_ms: *burst_ms, sleep_us: *sleep_us, every_ms: *every_ms, secs: *secs };
             hog(guest, &plan)
@@ -117,7 +117,7 @@ fn shoot(secs: f64, warm_ms: u64, work: &[Counter]) -> Result<JobResult> {
 /// Every thread computes and then shoots down a page of its own, `iters` times: adds contention on mmap_lock.
 ///
 /// Without computing, the threads do best when they run one at a time, and a preempted sibling is a help.
-fn mprotect(guest: &Guest<'_>, iters: u64, think_ms: (u64, u64)) -> Result<JobResult> {
+fn mprotect(guest: &Guest<'_>, iters: u64, think_us: (u64, u64)) -> Result<JobResult> {
     let barrier = Barrier::new(guest.vcpus + 1);
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..guest.vcpus)
@@ -130,7 +130,7 @@ fn mprotect(guest: &Guest<'_>, iters: u64, think_ms: (u64, u64)) -> Result<JobRe
                     let (mut page, mut latency) = (Page::new()?, Histogram::default());
                     let (mut random, mut state) = (guest.random(cpu), cpu as u64);
                     for turn in 0..iters {
-                        for _ in 0..guest.units(random.within(think_ms)) {
+                        for _ in 0..guest.units(random.within(think_us)) {
                             state = work::unit(state);
                         }
                         latency.record(one_shootdown(&mut page, turn as u8)?);
@@ -202,7 +202,7 @@ fn hog_thread(
     let mut next_report = started;
     while !stop.load(Relaxed) {
         let burst_ms = random.within(plan.burst_ms).max(1);
-        for _ in 0..guest.units(burst_ms) {
+        for _ in 0..guest.units(burst_ms * 1_000) {
             state = work::unit(state);
             counter.bump();
         }
@@ -272,7 +272,7 @@ mod tests {
         let result = run(&Job::Shootdown { secs: 0.05, warm_ms: 5 }, &guest).unwrap();
         assert!(result.ops > 0 && result.seconds() >= 0.05);
         assert_eq!(result.latency.unwrap().count, result.ops);
-        let result = run(&Job::Mprotect { iters: 50, think_ms: (0, 1) }, &guest).unwrap();
+        let result = run(&Job::Mprotect { iters: 50, think_us: (0, 100) }, &guest).unwrap();
         assert_eq!(result.ops, 50 * guest.vcpus as u64);
         assert_eq!(result.latency.unwrap().count, result.ops);
     }
