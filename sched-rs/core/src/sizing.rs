@@ -106,7 +106,7 @@ pub struct Sizing {
     calm: u32,
     calm_most: u32,
     /// paper: the step without micro cores is running.
-    base: bool,
+    pub(crate) base: bool,
 }
 
 impl Sizing {

@@ -5,6 +5,7 @@ use crate::class::Class;
 use crate::policy::{Action, Policy};
 use crate::sizing::{Mode, Sizing};
 use crate::time::{Span, Time};
+use core::mem::offset_of;
 
 /// Upper bound on the pCPUs of a pool: one bit each in a mask.
 pub const MAX_CPUS: usize = 64;
@@ -99,6 +100,16 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// Where its bytes that do not have every value are, and the largest value of each.
+    pub const NARROW: [(usize, u8); 6] = [
+        (offset_of!(Self, place), Place::Leaving as u8),
+        (offset_of!(Self, class), Class::Hypercall as u8),
+        (offset_of!(Self, runnable), 1),
+        (offset_of!(Self, yielding), 1),
+        (offset_of!(Self, urgent), Action::Front as u8),
+        (offset_of!(Self, preempted), 1),
+    ];
+
     /// A unit that is in no pool.
     pub const ABSENT: Self = Self {
         vtime: 0,
@@ -178,6 +189,13 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// As [`Unit::NARROW`].
+    pub const NARROW: [(usize, u8); 3] = [
+        (offset_of!(Self, work), Work::Micro as u8),
+        (offset_of!(Self, poked), 1),
+        (offset_of!(Self, graced), 1),
+    ];
+
     /// A pCPU that runs nothing.
     pub const EMPTY: Self = Self {
         started: Time(0),
@@ -271,6 +289,16 @@ pub struct Dom {
 }
 
 impl Dom {
+    /// As [`Unit::NARROW`].
+    pub const NARROW: [(usize, u8); 6] = [
+        (offset_of!(Self, policy.ipi_wait), Action::Front as u8),
+        (offset_of!(Self, policy.lock_wait), Action::Front as u8),
+        (offset_of!(Self, policy.event), Action::Front as u8),
+        (offset_of!(Self, policy.preemption), Action::Front as u8),
+        (offset_of!(Self, present), 1),
+        (offset_of!(Self, parked), 1),
+    ];
+
     /// A domain that is in no pool.
     pub const ABSENT: Self = Self {
         counts: Counts {
@@ -409,6 +437,9 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// As [`Unit::NARROW`], besides those of [`Shared::cpus`].
+    pub const NARROW: [(usize, u8); 1] = [(offset_of!(Self, sizing.base), 1)];
+
     /// An empty pool with default settings.
     pub const EMPTY: Self = Self {
         cpus: [Cpu::EMPTY; MAX_CPUS],

@@ -9,7 +9,7 @@
 #ifndef MICROSLICE_RS_H
 #define MICROSLICE_RS_H
 
-#define MS_RS_ABI 2
+#define MS_RS_ABI 3
 
 /* No unit. */
 #define MS_NONE 0xffffU
@@ -74,6 +74,16 @@ struct ms_decision {
     uint32_t pad;
 };
 
+/* One event and what was decided; layout of xen_sysctl_microslice_record. */
+struct ms_record {
+    uint64_t now, x, y;
+    uint32_t a, b, digest;
+    uint16_t id, run;
+    uint8_t kind;       /* MS_EV_*; 0: the event was refused as malformed */
+    uint8_t class, flags, pad;
+    uint32_t seq;       /* The caller's */
+};
+
 struct ms_pool_info {
     struct ms_params params;
     uint64_t online;
@@ -113,8 +123,9 @@ uint32_t ms_rs_abi(void);
 size_t ms_rs_size(uint32_t units, uint32_t doms);
 int32_t ms_rs_init(void *mem, size_t size, uint32_t units, uint32_t doms,
                    const struct ms_params *params);
+/* record: NULL, or where to leave what is needed to do it again. */
 void ms_rs_handle(void *mem, uint64_t now, const struct ms_event *e,
-                  struct ms_decision *d);
+                  struct ms_decision *d, struct ms_record *record);
 int32_t ms_rs_dom_counts(void *mem, uint32_t dom, struct ms_counts *out);
 int32_t ms_rs_dom_get(void *mem, uint32_t dom, uint32_t *weight, uint32_t *cap);
 int32_t ms_rs_dom_policy(void *mem, uint32_t dom, uint32_t *policy);

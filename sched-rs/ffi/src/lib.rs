@@ -8,16 +8,19 @@
 //! Everything numeric that C passes is checked here: an event kind, class or pool that does not exist is refused.
 #![cfg_attr(target_os = "none", no_std)]
 
+#[cfg(not(target_os = "none"))]
+pub mod replay;
+
 use core::mem::{align_of, size_of};
 use core::slice;
 
 use microslice_core::class::{self, RangeError};
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Place, Shared, Unit, Work};
-use microslice_core::{Class, Counts, Params, Policy, Range, Time};
+use microslice_core::{Class, Counts, Params, Policy, Range, Record, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
@@ -243,19 +246,34 @@ fn event(e: &MsEvent) -> Option<Event> {
     })
 }
 
-/// Gives event `e` at time `now` (ns) to the pool in `mem`; the answer is written to `out`.
+/// Gives event `e` at time `now` (ns) to the pool in `mem`; the answer is written to `out`, and what is needed to do it
+/// again to `record`, unless that is null. An event that C cannot have meant is refused and changes nothing: then
+/// `record` gets kind 0.
 ///
 /// # Safety
-/// `mem` was given to `ms_rs_init`; the caller holds the pool's lock; `e` is readable and `out` writable.
+/// `mem` was given to `ms_rs_init`; the caller holds the pool's lock; `e` is readable, `out` writable, and `record` is null
+/// or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ms_rs_handle(mem: *mut u8, now: u64, e: *const MsEvent, out: *mut MsDecision) {
-    // SAFETY: the caller promises a pool under its lock, a readable event and a writable answer.
-    let (pool, e, out) = unsafe { (pool(mem), e.as_ref(), out.as_mut()) };
+pub unsafe extern "C" fn ms_rs_handle(
+    mem: *mut u8,
+    now: u64,
+    e: *const MsEvent,
+    out: *mut MsDecision,
+    record: *mut Record,
+) {
+    // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
+    let (pool, e, out, record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
     let Some(out) = out else { return };
-    let d = match (pool, e.and_then(event)) {
-        (Some(mut pool), Some(event)) => pool.handle(Time(now), event),
-        _ => Decision { refused: Some(Refusal::Range), ..Decision::NOTHING },
+    let (d, done) = match (pool, e.and_then(event)) {
+        (Some(mut pool), Some(event)) => {
+            let d = pool.handle(Time(now), event);
+            (d, if record.is_some() { Record::of(Time(now), &event, &d) } else { Record::default() })
+        }
+        _ => (Decision { refused: Some(Refusal::Range), ..Decision::NOTHING }, Record::default()),
     };
+    if let Some(record) = record {
+        *record = done;
+    }
     *out = MsDecision {
         poke: d.poke,
         slice: d.slice.0,
@@ -440,7 +458,7 @@ mod tests {
         let e = MsEvent { kind, id, a, b, class: 0, pad: 0, hard: !0, soft: !0, params: Params::DEFAULT };
         let mut d = MsDecision { poke: 0, slice: 0, timer: 0, run: 0, kept: 0, error: 1, pad: 0 };
         // SAFETY: `mem` holds a pool; the test is its only user.
-        unsafe { ms_rs_handle(mem.as_mut_ptr().cast(), 1000, &e, &mut d) };
+        unsafe { ms_rs_handle(mem.as_mut_ptr().cast(), 1000, &e, &mut d, std::ptr::null_mut()) };
         d
     }
 
@@ -469,7 +487,7 @@ mod tests {
             (6, 8, 0, 0),
             (6, 0, 0, 0),
             (9, 70_000, 0, 0),
-            (11, 0, 0, 10),
+            (11, 0, 0, 11),
             (5, 0, 0, 0),
         ] {
             assert!(send(&mut mem, kind, id, a, b).error < 0, "event {kind} {id} {a} {b} was accepted");

@@ -5,7 +5,7 @@
 
 use microslice_core::pool::{Decision, Event, Offer, Pool};
 use microslice_core::state::{Dom, NIL, Place, Shared, Unit, Work};
-use microslice_core::{Action, Class, Params, Policy, Time};
+use microslice_core::{Action, Class, Params, Policy, Record, Time};
 
 pub struct Machine {
     pub shared: Shared,
@@ -28,6 +28,7 @@ pub struct Machine {
     pub ran: Vec<u64>,
     pub since: [u64; 64],
     pub last: Decision,
+    pub records: Vec<Record>,
 }
 
 impl Machine {
@@ -47,6 +48,7 @@ impl Machine {
             ran: vec![0; units],
             since: [0; 64],
             last: Decision::NOTHING,
+            records: vec![],
         };
         for cpu in 0..cpus {
             m.online |= 1 << cpu;
@@ -67,6 +69,7 @@ impl Machine {
             self.timer = d.timer.0;
         }
         self.last = d;
+        self.records.push(Record::of(Time(self.now), &event, &d));
         self.check(event);
         d
     }
