@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An ELF vmlinux: headers by goblin, then only `.symtab`, its string table, the banner and the build id are touched.
 
-use crate::bytes::{slice, u32_at, u64_at};
+use crate::bytes::{c_str, slice, u32_at, u64_at};
+use crate::debuglink::DebugLink;
 use crate::error::Error;
 use crate::identity::banner_in;
 use crate::image::Limits;
@@ -29,6 +30,8 @@ pub(crate) fn is_elf(data: &[u8]) -> bool {
 pub(crate) struct Elf<'a> {
     data: &'a [u8],
     sections: SectionHeaders,
+    /// Which section has the others' names.
+    section_names: usize,
 }
 
 impl<'a> Elf<'a> {
@@ -48,7 +51,7 @@ impl<'a> Elf<'a> {
             return Err(Error::Machine(format!("ELF machine number {}", header.e_machine)));
         }
         let sections = Elf::sections(data, &header)?;
-        Ok(Elf { data, sections })
+        Ok(Elf { data, sections, section_names: header.e_shstrndx.into() })
     }
 
     fn sections(data: &[u8], header: &Header) -> Result<SectionHeaders, Error> {
@@ -125,6 +128,21 @@ impl<'a> Elf<'a> {
         })?;
         let data = self.contents(section)?;
         banner_in(data.get(usize::try_from(address - section.sh_addr).ok()?..)?)
+    }
+
+    /// What the file says of its debug file. `.gnu_debuglink` is a file's name, NULs up to a multiple of 4, its CRC-32.
+    pub(crate) fn debug_link(&self) -> DebugLink {
+        let names =
+            self.sections.get(self.section_names).and_then(|names| self.contents(names)).unwrap_or(&[]);
+        let is_link = |s: &&SectionHeader| c_str(names, s.sh_name) == Some(b".gnu_debuglink");
+        let link = self.sections.iter().find(is_link).and_then(|section| self.contents(section));
+        let link = link.and_then(|link| {
+            let name = std::str::from_utf8(c_str(link, 0)?).ok()?;
+            let crc = u32_at(link, (name.len() + 4) & !3)?;
+            let plain = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
+            plain.then(|| (name.to_owned(), crc))
+        });
+        DebugLink { build_id: self.build_id(), link }
     }
 
     /// The GNU build id in a note section.

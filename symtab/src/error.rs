@@ -58,6 +58,9 @@ pub enum Error {
     /// No symbols in the ELF file, and no kallsyms tables of a known layout either.
     #[error("no symbols: {0}")]
     NoSymbols(&'static str),
+    /// No symbols in the image, and its debug file is missing or another's.
+    #[error("no symbols in the image, and no debug file for it: {0}")]
+    DebugLink(String),
     /// A kallsyms dump by a reader without privilege.
     #[error(
         "all addresses are zero: the kernel hid them from an unprivileged reader; read /proc/kallsyms as root (kernel.kptr_restrict below 2)"

@@ -2,6 +2,7 @@
 //! A guest kernel image: told by its content, read once, then only its symbols are kept.
 
 use crate::catalog::Catalog;
+use crate::debuglink::ROOT;
 use crate::elf::{self, Elf};
 use crate::error::Error;
 use crate::explain::Explanation;
@@ -16,7 +17,7 @@ use serde::Serialize;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What an input may cost. The defaults hold several times the largest kernel that a distribution ships.
@@ -66,6 +67,16 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Where bytes come from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// If they are this mapping, which then stays with the image.
+    mapping: Option<&'a Arc<Mmap>>,
+    /// The file: a debug file is looked for only then.
+    path: Option<&'a Path>,
+    limits: &'a Limits,
+}
+
 /// ELF files above this are mapped instead of read.
 const MAP_ABOVE: u64 = 64 << 20;
 
@@ -76,6 +87,7 @@ pub struct KernelImage {
     kind: Kind,
     compression: Option<Compression>,
     identity: Identity,
+    debug_file: Option<PathBuf>,
 }
 
 impl KernelImage {
@@ -98,18 +110,13 @@ impl KernelImage {
         let mut file = File::open(path)?;
         if file.metadata()?.len() > MAP_ABOVE {
             let data = map::map(&file)?;
-            if elf::is_elf(&data) {
-                return KernelImage::from_elf(&data, Some(&data), &limits);
-            }
-            if data.len() as u64 <= limits.input {
-                return KernelImage::from_bytes_within(&data, &limits);
-            }
-            return Err(Error::TooLarge { what: "bytes of a file that is not ELF", limit: limits.input });
+            let source = Source { mapping: Some(&data), path: Some(path), limits: &limits };
+            return KernelImage::read(&data, source);
         }
         // Files in /proc say 0 and hold more: read until the end, or the limit.
         let mut data = Vec::new();
         file.by_ref().take(limits.input + 1).read_to_end(&mut data)?;
-        KernelImage::from_bytes_within(&data, &limits)
+        KernelImage::read(&data, Source { mapping: None, path: Some(path), limits: &limits })
     }
 
     /// Reads a kernel image that is already in memory.
@@ -125,24 +132,31 @@ impl KernelImage {
     /// # Errors
     /// See [`Error`]; [`Error::TooLarge`] names the limit.
     pub fn from_bytes_within(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+        KernelImage::read(data, Source { mapping: None, path: None, limits })
+    }
+
+    fn read(data: &[u8], source: Source<'_>) -> Result<KernelImage, Error> {
+        let limits = source.limits;
         if data.is_empty() {
             return Err(Error::Empty);
         }
         if elf::is_elf(data) {
-            return KernelImage::from_elf(data, None, limits);
+            return KernelImage::from_elf(data, source);
         }
         if data.len() as u64 > limits.input {
             return Err(Error::TooLarge { what: "bytes of input", limit: limits.input });
         }
+        // What follows is not the mapping, or no ELF file.
+        let source = Source { mapping: None, ..source };
         if bzimage::is_bzimage(data) {
-            let image = KernelImage::from_packed(bzimage::payload(data)?, limits)?;
+            let image = KernelImage::from_packed(bzimage::payload(data)?, source)?;
             return Ok(KernelImage { kind: Kind::BzImage, ..image });
         }
         if text::is_symbol_list(data) {
             return KernelImage::from_text(data, limits);
         }
         if Compression::detect(data).is_some() {
-            return KernelImage::from_packed(data, limits);
+            return KernelImage::from_packed(data, source);
         }
         Err(Error::NotAKernel("no known magic at its start"))
     }
@@ -154,30 +168,40 @@ impl KernelImage {
         let symbols = builder.finish()?;
         let banner_at = symbols.banner_at();
         let identity = Identity { banner_at, ..Identity::default() };
-        Ok(KernelImage { symbols, kind, compression: None, identity })
+        Ok(KernelImage { symbols, kind, compression: None, identity, debug_file: None })
     }
 
     /// A compressed stream, with an ELF vmlinux inside.
-    fn from_packed(data: &[u8], limits: &Limits) -> Result<KernelImage, Error> {
+    fn from_packed(data: &[u8], source: Source<'_>) -> Result<KernelImage, Error> {
         if elf::is_elf(data) {
-            return KernelImage::from_elf(data, None, limits);
+            return KernelImage::from_elf(data, source);
         }
         let compression = Compression::detect(data)
             .ok_or_else(|| Error::damaged("bzImage", "payload of no known compression format"))?;
-        let unpacked = compression.unpack(data, limits.unpacked)?;
+        let unpacked = compression.unpack(data, source.limits.unpacked)?;
         if !elf::is_elf(&unpacked) {
             return Err(Error::NotAKernel("its unpacked payload is not ELF"));
         }
-        let image = KernelImage::from_elf(&unpacked, None, limits)?;
+        let image = KernelImage::from_elf(&unpacked, source)?;
         Ok(KernelImage { compression: Some(compression), ..image })
     }
 
-    /// `mapping`: if `data` is one, which stays with the image.
-    fn from_elf(data: &[u8], mapping: Option<&Arc<Mmap>>, limits: &Limits) -> Result<KernelImage, Error> {
+    fn from_elf(data: &[u8], source: Source<'_>) -> Result<KernelImage, Error> {
+        let limits = source.limits;
         let elf = Elf::parse(data)?;
-        let (kind, symbols) = match elf.table(mapping, limits)? {
+        let mut debug_file = None;
+        let (kind, symbols) = match elf.table(source.mapping, limits)? {
             Some(table) => (Kind::Elf, Symbols::of_elf(table)?),
-            None => (Kind::StrippedElf, kallsyms::read(data, limits)?.finish()?),
+            None => match kallsyms::read(data, limits) {
+                Ok(builder) => (Kind::StrippedElf, builder.finish()?),
+                Err(err) => {
+                    let link = elf.debug_link();
+                    let found = source.path.and_then(|path| link.follow(path, Path::new(ROOT), limits));
+                    let (path, table) = found.unwrap_or(Err(err))?;
+                    debug_file = Some(path);
+                    (Kind::StrippedElf, Symbols::of_elf(table)?)
+                }
+            },
         };
         let banner_at = symbols.banner_at();
         let mut identity = Identity {
@@ -192,7 +216,7 @@ impl KernelImage {
         {
             identity = Identity { banner: Some(banner), banner_at: elf.address_of(at), ..identity };
         }
-        Ok(KernelImage { symbols, kind, compression: None, identity })
+        Ok(KernelImage { symbols, kind, compression: None, identity, debug_file })
     }
 
     /// What the image is, by its content.
@@ -218,6 +242,11 @@ impl KernelImage {
     /// The GNU build id in lower-case hex, if the image holds it.
     pub fn build_id(&self) -> Option<&str> {
         self.identity.build_id.as_deref()
+    }
+
+    /// The separate file of debugging information that the symbols came from, for an image that has none of its own.
+    pub fn debug_file(&self) -> Option<&Path> {
+        self.debug_file.as_deref()
     }
 
     /// What tells this build of a kernel from others.

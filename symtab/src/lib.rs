@@ -31,6 +31,7 @@ mod bytes;
 mod bzimage;
 mod catalog;
 mod class;
+mod debuglink;
 mod elf;
 mod error;
 mod explain;

@@ -289,6 +289,47 @@ fn files() {
 }
 
 #[test]
+fn a_debug_link_is_followed_to_the_right_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("vmlinux");
+    let debug = elf_with_symtab(&kernel(), true);
+    let mut crc = flate2::Crc::new();
+    crc.update(&debug);
+    std::fs::create_dir(dir.path().join(".debug")).unwrap();
+    for place in ["vmlinux.debug", ".debug/vmlinux.debug"] {
+        let place = dir.path().join(place);
+        std::fs::write(&place, &debug).unwrap();
+        // By build id, whatever the sum says; by the sum, if the image has no build id.
+        for (crc, build_id) in [(0, true), (crc.sum(), false)] {
+            std::fs::write(&image, gzip(&elf_with_debug_link("vmlinux.debug", crc, build_id))).unwrap();
+            let opened = KernelImage::open(&image).unwrap();
+            assert_eq!(opened.debug_file(), Some(place.as_path()));
+            assert_eq!(
+                (opened.kind(), opened.version_banner()),
+                (Kind::StrippedElf, Some(BANNER.trim_end()))
+            );
+            assert_eq!(symbols(&opened), expected(&kernel()));
+        }
+        std::fs::write(&image, elf_with_debug_link("vmlinux.debug", 1, false)).unwrap();
+        let err = KernelImage::open(&image).unwrap_err().to_string();
+        assert!(err.contains("no debug file for it") && err.contains("it is of another build"), "{err}");
+        std::fs::remove_file(&place).unwrap();
+    }
+    std::fs::write(&image, elf_with_debug_link("vmlinux.debug", crc.sum(), true)).unwrap();
+    let err = KernelImage::open(&image).unwrap_err().to_string();
+    assert!(err.contains(".build-id/de/adbeef.debug: No such file"), "{err}");
+    assert!(err.contains("/.debug/vmlinux.debug: No such file"), "{err}");
+    // Never out of the directory, and never by bytes alone.
+    std::fs::write(&image, elf_with_debug_link("../vmlinux.debug", crc.sum(), false)).unwrap();
+    for err in [
+        KernelImage::open(&image).unwrap_err(),
+        KernelImage::from_bytes(&elf_with_debug_link("vmlinux.debug", 0, true)).unwrap_err(),
+    ] {
+        assert!(err.to_string().contains("no kallsyms token table"), "{err}");
+    }
+}
+
+#[test]
 fn ranges_slide_and_serialize() {
     let image = KernelImage::from_bytes(list(&kernel()).as_bytes()).unwrap();
     let ranges = image.ranges(&Catalog::builtin());

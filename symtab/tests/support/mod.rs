@@ -173,12 +173,17 @@ struct Section {
 }
 
 fn elf(sections: &[Section]) -> Vec<u8> {
+    elf_with_names(sections, &[], 0)
+}
+
+/// `names`: where each section's name starts in the section with that number.
+fn elf_with_names(sections: &[Section], names: &[u32], names_in: u16) -> Vec<u8> {
     let mut out = vec![0; 64];
     let mut headers = vec![0_u8; 64];
-    for section in sections {
+    for (number, section) in sections.iter().enumerate() {
         pad(&mut out);
         let fields: [u64; 4] = [section.flags, section.address, out.len() as u64, section.data.len() as u64];
-        headers.extend(0_u32.to_le_bytes());
+        headers.extend(names.get(number).copied().unwrap_or(0).to_le_bytes());
         headers.extend(section.kind.to_le_bytes());
         fields.iter().for_each(|field| headers.extend(field.to_le_bytes()));
         headers.extend(section.link.to_le_bytes());
@@ -194,6 +199,7 @@ fn elf(sections: &[Section]) -> Vec<u8> {
     out[52] = 64;
     out[58] = 64;
     out[60..62].copy_from_slice(&(sections.len() as u16 + 1).to_le_bytes());
+    out[62..64].copy_from_slice(&names_in.to_le_bytes());
     out
 }
 
@@ -232,6 +238,20 @@ pub fn elf_with_symtab(symbols: &[Sym], sized: bool) -> Vec<u8> {
     let mut banner = banner_section();
     banner.flags = 3;
     elf(&[text, banner, build_id_section(), symtab, strtab])
+}
+
+/// A vmlinux without any symbols, but with a link to its debug file.
+pub fn elf_with_debug_link(name: &str, crc: u32, build_id: bool) -> Vec<u8> {
+    let mut link = name.as_bytes().to_vec();
+    link.resize((name.len() + 4) & !3, 0);
+    link.extend(crc.to_le_bytes());
+    let link = Section { kind: 1, flags: 0, address: 0, data: link, link: 0 };
+    let names = Section { kind: 3, flags: 0, address: 0, data: b"\0.gnu_debuglink\0".to_vec(), link: 0 };
+    let mut sections = vec![banner_section(), link, names];
+    if build_id {
+        sections.push(build_id_section());
+    }
+    elf_with_names(&sections, &[0, 1], 3)
 }
 
 /// A stripped vmlinux with kallsyms tables among other data.
