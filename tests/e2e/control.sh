@@ -113,6 +113,9 @@ must push-again microslice symbols push corunner /tmp/ranges.json
 
 phase resize
 xl unpause corunner
+# All that follows, up to "phase destroy", is recorded.
+microslice trace record --pool Pool-0 --seconds 3600 /tmp/pool.trace >/tmp/trace.out 2>&1 &
+tracer=$!
 for micro in 1 2 3 0 2; do
     must "resize-$micro" microslice pool resize --pool Pool-0 $micro
     is "resized-$micro" $micro "$(pool_value Pool-0 nr_micro)"
@@ -185,6 +188,15 @@ must third-destroy xl cpupool-destroy third
 must cpu-on-3 xl cpupool-cpu-add Pool-0 3
 must cpu-on-4 xl cpupool-cpu-add Pool-0 4
 alive works-with-all-pcpus corunner
+
+phase trace
+kill -INT $tracer
+must trace-recorded wait $tracer
+must trace-replayed microslice trace replay /tmp/pool.trace
+is trace-has-all yes "$(microslice trace replay /tmp/pool.trace --json | sed -n 's/.*"events": [0-9]\{4,\},.*/yes/p')"
+refused trace-room-too-large "262144" microslice trace record --room 262145 /tmp/none.trace
+refused trace-is-none "not a trace" microslice trace replay /tmp/ranges.json
+collect trace cat /tmp/trace.out
 
 phase destroy
 must destroy xl destroy corunner

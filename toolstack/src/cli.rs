@@ -50,6 +50,9 @@ pub enum Command {
     /// What is wanted of cpupools and domains, as a file
     #[command(subcommand)]
     Policy(Policy),
+    /// Record events and decisions, and do them again
+    #[command(subcommand)]
+    Trace(Trace),
     /// Show the counters of pools and domains, by cause and outcome
     #[command(after_help = "\
 Example:
@@ -60,6 +63,54 @@ affinity, the domain's limit, or no free micro core; runs and time on micro core
     Stats {
         /// Only this domain, and its cpupool
         domain: Option<String>,
+    },
+}
+
+/// `trace`.
+#[derive(Debug, Subcommand)]
+pub enum Trace {
+    /// Record what a cpupool's scheduler is told and decides
+    #[command(after_help = "\
+Ends after --seconds, on Ctrl-C, or when Xen's buffer is full; the file is complete in each case. Whoever starts a trace of a
+cpupool ends the one before.
+
+Example:
+  microslice trace record --seconds 0.5 web.trace")]
+    Record {
+        /// Name or id; may be left out if one cpupool is under microslice
+        #[arg(long)]
+        pool: Option<String>,
+        /// How long
+        #[arg(long, default_value = "1", value_parser = units::parse_seconds)]
+        seconds: f64,
+        /// Records of 48 bytes that Xen keeps until they are fetched, 1 to 262144
+        #[arg(long, default_value = "65536", value_parser = clap::value_parser!(u32).range(1..=262_144))]
+        room: u32,
+        /// Where to
+        output: PathBuf,
+    },
+    /// Do the decisions of a trace again, with this command's scheduler, and find the first that differs
+    #[command(after_help = "\
+Needs no Xen. Exit code 1 if one differs.
+
+Example:
+  microslice trace replay web.trace")]
+    Replay {
+        /// Trace file
+        file: PathBuf,
+    },
+    /// Print the events of a trace, with the decisions of this command's scheduler
+    #[command(after_help = "\
+Columns: number, seconds since the first event, event, decision. Units and domains have the scheduler's own numbers.
+
+Example:
+  microslice trace show --limit 100 web.trace")]
+    Show {
+        /// Trace file
+        file: PathBuf,
+        /// Only the first so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
     },
 }
 

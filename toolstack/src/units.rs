@@ -28,6 +28,12 @@ pub fn parse_us(text: &str) -> Result<u32, String> {
     us.and_then(|us| u32::try_from(us).ok()).ok_or_else(|| format!("'{text}' is too long a time"))
 }
 
+/// Seconds, more than none and at most a day.
+pub fn parse_seconds(text: &str) -> Result<f64, String> {
+    let wrong = || format!("'{text}' is not a number of seconds from 0.001 to 86400");
+    text.parse().ok().filter(|s| (0.001..=86_400.0).contains(s)).ok_or_else(wrong)
+}
+
 /// Microseconds -> "30ms", "100us".
 pub fn us(us: u32) -> String {
     if us >= 1_000 && us.is_multiple_of(1_000) { format!("{}ms", us / 1_000) } else { format!("{us}us") }

@@ -170,6 +170,41 @@ impl Record {
         }
     }
 
+    /// The record as a file has it: [`Record`] in memory, little-endian.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 48] {
+        let mut out = [0; 48];
+        let wide = [self.now, self.x, self.y].into_iter().flat_map(u64::to_le_bytes);
+        let words = [self.a, self.b, self.digest].into_iter().flat_map(u32::to_le_bytes);
+        let halves = [self.id, self.run].into_iter().flat_map(u16::to_le_bytes);
+        let bytes = [self.kind, self.class, self.flags, self.pad];
+        let all = wide.chain(words).chain(halves).chain(bytes).chain(self.seq.to_le_bytes());
+        out.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+        out
+    }
+
+    /// The inverse of [`Record::to_bytes`].
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 48]) -> Self {
+        let mut rest = bytes.iter().copied();
+        let mut take = |n: usize| (0..n).fold(0u64, |v, i| v | u64::from(rest.next().unwrap_or(0)) << (i * 8));
+        Self {
+            now: take(8),
+            x: take(8),
+            y: take(8),
+            a: take(4) as u32,
+            b: take(4) as u32,
+            digest: take(4) as u32,
+            id: take(2) as u16,
+            run: take(2) as u16,
+            kind: take(1) as u8,
+            class: take(1) as u8,
+            flags: take(1) as u8,
+            pad: take(1) as u8,
+            seq: take(4) as u32,
+        }
+    }
+
     /// Whether `d` is what was decided then.
     #[must_use]
     pub fn agrees(&self, d: &Decision) -> bool {

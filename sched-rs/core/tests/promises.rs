@@ -5,7 +5,7 @@ mod common;
 use common::Machine;
 use microslice_core::pool::{Event, Pool, Refusal};
 use microslice_core::state::{NIL, Place, Work};
-use microslice_core::{Action, Class, Policy, Time};
+use microslice_core::{Action, Class, Policy, Record, Time};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -137,6 +137,7 @@ proptest! {
         m.records.clear();
         ops.iter().for_each(|op| apply(&mut m, op, 4));
         for r in &m.records {
+            prop_assert_eq!(Record::from_bytes(&r.to_bytes()), *r);
             let (now, event) = r.event().expect("a record that was made says what happened");
             let d = Pool { shared: &mut shared, units: &mut units, doms: &mut doms }.handle(now, event);
             prop_assert!(r.agrees(&d), "{:?} gave {:?} the second time", r, d);

@@ -6,6 +6,7 @@ mod policy;
 pub mod pool;
 mod stats;
 mod symbols;
+mod trace;
 
 use crate::cli::{Cli, Command};
 
@@ -16,6 +17,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Symbols(command) => symbols::run(command, cli.json),
         Command::Domain(command) => domain::run(command, cli.json),
         Command::Policy(command) => policy::run(command, cli.json),
+        Command::Trace(command) => trace::run(command, cli.json),
         Command::Stats { domain } => stats::run(domain.as_deref(), cli.json),
     }
 }

@@ -60,7 +60,7 @@ fn change(name: Option<&str>, as_json: bool, edit: impl FnOnce(&mut Schedule)) -
 }
 
 /// Without --pool: the cpupool under microslice, if there is exactly one.
-fn only_pool(pools: Vec<Pool>) -> Result<Pool> {
+pub fn only_pool(pools: Vec<Pool>) -> Result<Pool> {
     let (mut ours, mut others): (Vec<Pool>, Vec<Pool>) =
         pools.into_iter().partition(|p| p.schedule.is_some());
     match (ours.len(), others.pop()) {

@@ -80,13 +80,8 @@ impl Call {
         Ok(())
     }
 
-    /// XEN_SYSCTL_scheduler_op, sub-command `cmd`, on cpupool `pool`. `schedule` is the parameter and the result.
-    pub fn sysctl(
-        &self,
-        pool: u32,
-        cmd: u32,
-        schedule: &mut raw::xen_sysctl_microslice_schedule,
-    ) -> Result<(), Errno> {
+    /// XEN_SYSCTL_scheduler_op, sub-command `cmd`, on cpupool `pool`. `u` is the parameter and, on success, the result.
+    pub fn sysctl(&self, pool: u32, cmd: u32, u: &mut SysctlUnion) -> Result<(), Errno> {
         let mut arg = self.buffer::<raw::xen_sysctl>(1)?;
         let sysctl = arg.first();
         sysctl.cmd = raw::XEN_SYSCTL_scheduler_op;
@@ -95,11 +90,11 @@ impl Call {
             cpupool_id: pool,
             sched_id: raw::XEN_SCHEDULER_MICROSLICE,
             cmd,
-            u: SysctlUnion { sched_microslice: *schedule },
+            u: *u,
         };
         self.one(raw::__HYPERVISOR_sysctl, &arg)?;
         // SAFETY: scheduler_op is the member that was written, and every bit pattern of it is valid.
-        *schedule = unsafe { arg.first().u.scheduler_op.u.sched_microslice };
+        *u = unsafe { arg.first().u.scheduler_op.u };
         Ok(())
     }
 
@@ -120,7 +115,8 @@ impl Drop for Call {
 
 /// The parameters of a domctl on the scheduler.
 pub type DomctlUnion = raw::xen_domctl_scheduler_op__bindgen_ty_1;
-type SysctlUnion = raw::xen_sysctl_scheduler_op__bindgen_ty_1;
+/// The parameters of a sysctl on the scheduler.
+pub type SysctlUnion = raw::xen_sysctl_scheduler_op__bindgen_ty_1;
 
 /// Types that the hypervisor may fill: C structures of integers and addresses, valid as any bit pattern.
 ///
@@ -135,6 +131,8 @@ unsafe impl Plain for raw::xen_sysctl {}
 unsafe impl Plain for raw::xen_domctl_microslice_range {}
 // SAFETY: as above.
 unsafe impl Plain for raw::xen_domctl_microslice_stats {}
+// SAFETY: as above.
+unsafe impl Plain for raw::xen_sysctl_microslice_record {}
 // SAFETY: as above.
 unsafe impl Plain for u8 {}
 

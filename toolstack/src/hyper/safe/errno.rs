@@ -72,6 +72,8 @@ pub fn meaning(op: Op, errno: i32) -> String {
             "no normal core would be left to the cpupool, or to a vCPU whose affinity allows only the cores that would turn micro"
         }
         (Op::SetDomain, EINVAL) => "weight or cap is out of range, or the domain has left the scheduler",
+        (Op::Trace, 12) => "Xen has no memory for so many records: give a smaller --room",
+        (Op::Trace, 61) => "somebody else has stopped it, or started one of his own",
         (Op::ReadSlide, EINVAL | 61 | ENOENT) => "the domain has no such vCPU context",
         (_, ESRCH) => "no such domain",
         (Op::ReadPool | Op::SetPool | Op::ListPools, ENOENT) => "no such cpupool",

@@ -31,6 +31,8 @@ pub enum Op {
     PushRanges,
     /// Dropping a domain's ranges.
     DropRanges,
+    /// Recording what a cpupool is told and decides.
+    Trace,
     /// Reading the vCPU state that KASLR's slide is computed from.
     ReadSlide,
 }
@@ -51,6 +53,7 @@ impl Op {
             Op::ReadRanges => "read ranges of",
             Op::PushRanges => "push ranges to",
             Op::DropRanges => "drop ranges of",
+            Op::Trace => "trace",
             Op::ReadSlide => "read KASLR slide of",
         }
     }

@@ -9,10 +9,12 @@ pub mod error;
 mod names;
 mod ranges;
 pub use ranges::check as check_ranges;
+mod trace;
 pub mod types;
+pub use trace::Trace;
 
 use crate::hyper::raw;
-use call::{Call, DomctlUnion, Errno, Silence};
+use call::{Call, DomctlUnion, Errno, Silence, SysctlUnion};
 use ctrl::{Ctrl, RawPool, bits};
 use error::{BUILT_FOR, Cause, Error, Object, Op};
 use names::Names;
@@ -98,7 +100,10 @@ impl Xen {
         let mut schedule = raw::xen_sysctl_microslice_schedule::default();
         schedule.micro_cpus.bitmap.p = map.handle();
         schedule.micro_cpus.nr_bits = u32::try_from(bytes * 8).unwrap_or(u32::MAX);
-        self.call.sysctl(id, raw::XEN_SYSCTL_SCHEDOP_getinfo, &mut schedule).map_err(fail)?;
+        let mut u = SysctlUnion { sched_microslice: schedule };
+        self.call.sysctl(id, raw::XEN_SYSCTL_SCHEDOP_getinfo, &mut u).map_err(fail)?;
+        // SAFETY: the member this sub-command returns; any bits are valid.
+        let schedule = unsafe { u.sched_microslice };
         Ok(Schedule {
             slice_us: schedule.slice_us,
             micro_slice_us: schedule.micro_slice_us,
@@ -124,7 +129,7 @@ impl Xen {
         let object = Object::Pool(pool.id, pool.name.clone());
         check_schedule(wanted, pool.schedule.as_ref())
             .map_err(|why| Error::refused(Op::SetPool, object.clone(), why))?;
-        let mut schedule = raw::xen_sysctl_microslice_schedule {
+        let schedule = raw::xen_sysctl_microslice_schedule {
             slice_us: wanted.slice_us,
             micro_slice_us: wanted.micro_slice_us,
             ratelimit_us: wanted.ratelimit_us,
@@ -136,7 +141,8 @@ impl Xen {
             max_micro: wanted.max_micro,
             ..Default::default()
         };
-        let set = self.call.sysctl(pool.id, raw::XEN_SYSCTL_SCHEDOP_putinfo, &mut schedule);
+        let mut u = SysctlUnion { sched_microslice: schedule };
+        let set = self.call.sysctl(pool.id, raw::XEN_SYSCTL_SCHEDOP_putinfo, &mut u);
         set.map_err(|e| self.fail(Op::SetPool, object.clone(), e))?;
         Ok(Pool { schedule: Some(self.schedule(&object, pool.id)?), ..pool.clone() })
     }

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! `microslice trace`: what a cpupool's scheduler was told and what it decided, to be done again anywhere.
+//!
+//! A trace file is gzip of: "msptrace", version of this format (4 bytes), version of state and records (4), size of the state
+//! (8), the state, then records of 48 bytes to the end. Numbers are little-endian.
+
+use super::pool::only_pool;
+use crate::cli;
+use crate::hyper::safe::{Trace, Xen};
+use crate::out::json;
+use anyhow::{Context, Result, bail, ensure};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use microslice_core::pool::{Decision, Event};
+use microslice_core::state::NIL;
+use microslice_core::{Class, Record, Time};
+use microslice_ffi::replay::Replay;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, ErrorKind, IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MAGIC: &[u8; 8] = b"msptrace";
+const VERSION: u32 = 1;
+/// How long to leave Xen's buffer alone.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Largest state that is read from a file; that of Xen 4.20 has a quarter of a megabyte.
+const MAX_STATE: u64 = 16 << 20;
+
+/// Runs a command of the group.
+pub fn run(command: &cli::Trace, as_json: bool) -> Result<String> {
+    match command {
+        cli::Trace::Record { pool, seconds, room, output } => {
+            record(pool.as_deref(), *seconds, *room, output, as_json)
+        }
+        cli::Trace::Replay { file } => replay(file, as_json),
+        cli::Trace::Show { file, limit } => show(file, *limit, as_json),
+    }
+}
+
+#[derive(Serialize)]
+struct Recorded {
+    file: String,
+    events: u64,
+    seconds: f64,
+    /// Xen's buffer was full before the end.
+    lost: bool,
+}
+
+fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: bool) -> Result<String> {
+    let xen = Xen::open()?;
+    let pool = match pool {
+        Some(name) => xen.find_pool(name)?,
+        None => only_pool(xen.pools()?)?,
+    };
+    let part = output.with_extension("part");
+    let file = File::create(&part).with_context(|| format!("create {}", part.display()))?;
+    let done = drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds));
+    let (events, span, lost) = match done {
+        Ok(done) => done,
+        Err(e) => {
+            // Half a trace is of no use, and the error says why there is none.
+            let _ = std::fs::remove_file(&part);
+            return Err(e.context(format!("write {}", part.display())));
+        }
+    };
+    std::fs::rename(&part, output)
+        .with_context(|| format!("rename {} to {}", part.display(), output.display()))?;
+    if lost {
+        eprintln!(
+            "microslice: Xen's buffer was full after {span:.3} s, and the trace ends there: give more --room"
+        );
+    }
+    if as_json {
+        return json(&Recorded { file: output.display().to_string(), events, seconds: span, lost });
+    }
+    Ok(format!("{events} events in {span:.3} s: {}\n", output.display()))
+}
+
+/// Until the time is up, Ctrl-C, or a record is lost; number of records, seconds between the first and the last, and whether
+/// one was lost.
+fn drain(mut trace: Trace<'_>, file: File, time: Duration) -> Result<(u64, f64, bool)> {
+    let mut out = GzEncoder::new(BufWriter::new(file), Compression::default());
+    out.write_all(MAGIC)?;
+    out.write_all(&VERSION.to_le_bytes())?;
+    out.write_all(&trace.abi.to_le_bytes())?;
+    out.write_all(&(trace.state.len() as u64).to_le_bytes())?;
+    out.write_all(&trace.state)?;
+    let (mut events, mut first, mut last, mut lost) = (0, 0, 0, false);
+    let progress = std::io::stderr().is_terminal();
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+        loop {
+            let over = tokio::select! {
+                biased;
+                _ = &mut interrupt => true,
+                () = tokio::time::sleep(PAUSE) => started.elapsed() >= time,
+            };
+            loop {
+                let batch = trace.read()?;
+                for record in &batch.records {
+                    out.write_all(&record.to_bytes())?;
+                }
+                events += batch.records.len() as u64;
+                first = if first == 0 { batch.records.first().map_or(0, |r| r.now) } else { first };
+                last = batch.records.last().map_or(last, |r| r.now);
+                lost |= batch.lost;
+                if !batch.more || lost {
+                    break;
+                }
+            }
+            if progress {
+                eprint!("\r{events} events, {:.1} s ", started.elapsed().as_secs_f64());
+            }
+            if over || lost {
+                return anyhow::Ok(());
+            }
+        }
+    })?;
+    if progress {
+        eprintln!();
+    }
+    out.finish()?.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+    Ok((events, last.saturating_sub(first) as f64 / 1e9, lost))
+}
+
+/// A trace file that is being read.
+struct Reader {
+    from: GzDecoder<BufReader<File>>,
+    pool: Replay,
+    index: u64,
+    first: u64,
+}
+
+/// One event, what was decided then, and what is decided now.
+struct Step {
+    index: u64,
+    /// Since the first event.
+    seconds: f64,
+    event: Event,
+    now: Decision,
+    same: bool,
+    record: Record,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Reader> {
+        let name = path.display();
+        let file = File::open(path).with_context(|| format!("open {name}"))?;
+        let mut from = GzDecoder::new(BufReader::new(file));
+        let mut head = [0; 24];
+        let read = from.read_exact(&mut head);
+        let (magic, rest) = head.split_at(8);
+        ensure!(read.is_ok() && magic == MAGIC, "read {name}: not a trace of `microslice trace record`");
+        let mut words = rest.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default()));
+        let (version, abi) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let size = words.next().map_or(0, u64::from) | words.next().map_or(0, u64::from) << 32;
+        ensure!(version == VERSION, "read {name}: its format is version {version}, not {VERSION}");
+        ensure!(
+            abi == microslice_ffi::ABI,
+            "read {name}: recorded under version {abi} of the scheduler's state; this command replays version {}",
+            microslice_ffi::ABI
+        );
+        ensure!(size <= MAX_STATE, "read {name}: a state of {size} bytes, more than {MAX_STATE}");
+        let mut state = Vec::new();
+        from.by_ref().take(size).read_to_end(&mut state).with_context(|| format!("read {name}"))?;
+        let pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
+        Ok(Reader { from, pool, index: 0, first: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<Step>> {
+        let mut bytes = [0; 48];
+        let mut got = 0;
+        while got < bytes.len() {
+            match self.from.read(bytes.get_mut(got..).unwrap_or_default()) {
+                Ok(0) if got == 0 => return Ok(None),
+                Ok(0) => bail!("event {}: the file ends inside it", self.index),
+                Ok(n) => got += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).with_context(|| format!("event {}", self.index)),
+            }
+        }
+        let record = Record::from_bytes(&bytes);
+        let index = self.index;
+        ensure!(
+            record.seq == index as u32,
+            "event {index}: its number is {}: events are missing",
+            record.seq
+        );
+        let Some((now, event, decision)) = self.pool.step(&record) else {
+            bail!("event {index}: kind {} with these values is no event", record.kind);
+        };
+        if index == 0 {
+            self.first = now.0;
+        }
+        self.index += 1;
+        Ok(Some(Step {
+            index,
+            seconds: now.since(Time(self.first)).0 as f64 / 1e9,
+            event,
+            now: decision,
+            same: record.agrees(&decision),
+            record,
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    events: u64,
+    seconds: f64,
+    differences: u64,
+}
+
+fn replay(file: &Path, as_json: bool) -> Result<String> {
+    let mut reader = Reader::open(file)?;
+    let mut seconds = 0.0;
+    while let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? {
+        if !step.same {
+            bail!(
+                "replay {}: event {} at {:.6} s ({}): then {}, now {}; the events before it gave the same",
+                file.display(),
+                step.index,
+                step.seconds,
+                said(&step.event),
+                if step.record.run == NIL { "no unit".into() } else { format!("unit {}", step.record.run) },
+                decided(&step.event, &step.now),
+            );
+        }
+        seconds = step.seconds;
+    }
+    let events = reader.index;
+    if as_json {
+        return json(&Replayed { events, seconds, differences: 0 });
+    }
+    Ok(format!("{events} events in {seconds:.3} s: every decision is the same\n"))
+}
+
+#[derive(Serialize)]
+struct Shown {
+    index: u64,
+    seconds: f64,
+    event: String,
+    decision: String,
+}
+
+fn show(file: &Path, limit: Option<u64>, as_json: bool) -> Result<String> {
+    let mut reader = Reader::open(file)?;
+    let (mut text, mut list) = (String::new(), Vec::new());
+    while reader.index < limit.unwrap_or(u64::MAX) {
+        let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? else { break };
+        let (event, decision) = (said(&step.event), decided(&step.event, &step.now));
+        if as_json {
+            list.push(Shown { index: step.index, seconds: step.seconds, event, decision });
+        } else {
+            text += format!("{:>10} {:>12.6}  {event:<44} {decision}", step.index, step.seconds).trim_end();
+            text.push('\n');
+        }
+    }
+    if as_json { json(&list) } else { Ok(text) }
+}
+
+fn class_words(class: Class) -> &'static str {
+    match class {
+        Class::None => "nothing critical",
+        Class::LockWait => "a lock wait",
+        Class::LockHold => "a lock's section",
+        Class::IpiWait => "an IPI wait",
+        Class::IpiServe => "an IPI's service",
+        Class::Resched => "a reschedule IPI",
+        Class::Irq => "an interrupt",
+        Class::PageAlloc => "the page allocator",
+        Class::RwsemWake => "a semaphore's wake-up",
+        Class::IrqsOff => "a section with interrupts off",
+        Class::Hypercall => "a hypercall",
+    }
+}
+
+fn said(event: &Event) -> String {
+    match *event {
+        Event::CpuUp { cpu } => format!("pCPU {cpu} joins"),
+        Event::CpuDown { cpu } => format!("pCPU {cpu} leaves"),
+        Event::DomAdd { dom } => format!("domain {dom} joins"),
+        Event::DomRemove { dom } => format!("domain {dom} leaves"),
+        Event::DomSet { dom, weight, cap } => format!("domain {dom} gets weight {weight}, cap {cap}"),
+        Event::DomPolicy { dom, .. } => format!("domain {dom} gets a row of actions"),
+        Event::UnitAdd { unit, dom, .. } => format!("unit {unit} of domain {dom} joins"),
+        Event::UnitRemove { unit } => format!("unit {unit} leaves"),
+        Event::Affinity { unit, .. } => format!("unit {unit} gets an affinity"),
+        Event::Wake { unit } => format!("unit {unit} wakes"),
+        Event::Sleep { unit } => format!("unit {unit} sleeps"),
+        Event::Yield { unit, class } => format!("unit {unit} yields in {}", class_words(class)),
+        Event::Kick { unit } => format!("unit {unit} gets an event"),
+        Event::Schedule { cpu, runnable: false, .. } => format!("pCPU {cpu} is free"),
+        Event::Schedule { cpu, class, .. } => format!("pCPU {cpu} asks, in {}", class_words(class)),
+        Event::Saved { unit } => format!("unit {unit} is off its pCPU"),
+        Event::Timer => "the timer".to_owned(),
+        Event::Set { params } => {
+            format!("settings: {} us, {} us", params.slice.0 / 1_000, params.micro_slice.0 / 1_000)
+        }
+    }
+}
+
+fn decided(event: &Event, d: &Decision) -> String {
+    let mut words = Vec::new();
+    if let Some(refused) = d.refused {
+        words.push(format!("refused: {refused:?}"));
+    }
+    if matches!(event, Event::Schedule { .. }) {
+        words.push(match d.run {
+            NIL => "idles".to_owned(),
+            unit => format!("runs unit {unit} for {} us", d.slice.0 / 1_000),
+        });
+    }
+    if d.kept {
+        words.push("keeps its pCPU".to_owned());
+    }
+    if d.poke != 0 {
+        let cpus: Vec<String> =
+            (0..64).filter(|cpu| d.poke >> cpu & 1 != 0).map(|cpu| cpu.to_string()).collect();
+        words.push(format!("pokes pCPU {}", cpus.join(", ")));
+    }
+    words.join("; ")
+}
