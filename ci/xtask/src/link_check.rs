@@ -3,7 +3,8 @@
 //!
 //! Refused: undefined symbols outside [`ALLOWED`]; anything on a panic path; relocations through the GOT; SSE, MMX or
 //! x87 instructions (the guest's registers are live); indirect calls and jumps (Xen's C has retpolines and its own
-//! rules for them); writable data (all state belongs to the caller); names that Xen's symbol table cannot hold.
+//! rules for them); writable data (all state belongs to the caller); names that Xen's symbol table cannot hold; what
+//! [`crate::stack`] says of the stack.
 //!
 //! Names are hashed and small functions inlined, so a panic path is also known by what the handler does: it spins in
 //! PAUSE for ever. Nothing else in the library waits, so PAUSE or a jump to itself means that a panic can be reached.
@@ -39,17 +40,23 @@ pub struct Figures {
     pub undefined: Vec<String>,
     /// Instructions that were looked at.
     pub instructions: u64,
+    /// Bytes of the largest stack frame.
+    pub stack_frame: u64,
+    /// Bytes of stack that an entry point takes at most, with all it calls.
+    pub stack_depth: u64,
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} bytes of code, {} of constants, {} instructions, {} entry points, needs {}",
+            "{} bytes of code, {} of constants, {} instructions, {} entry points, {} bytes of stack at most, {} in one frame, needs {}",
             self.text_bytes,
             self.rodata_bytes,
             self.instructions,
             self.globals.len(),
+            self.stack_depth,
+            self.stack_frame,
             if self.undefined.is_empty() { "nothing".to_owned() } else { self.undefined.join(" ") }
         )
     }
@@ -80,11 +87,15 @@ pub fn check(bytes: &[u8]) -> Result<Figures> {
         globals: Vec::new(),
         undefined: Vec::new(),
         instructions: 0,
+        stack_frame: 0,
+        stack_depth: 0,
     };
     check_symbols(&file, &mut figures, &mut faults);
     for section in file.sections() {
         check_section(&section, &mut figures, &mut faults)?;
     }
+    let stack = crate::stack::check(&file, &mut faults)?;
+    (figures.stack_frame, figures.stack_depth) = (stack.frame, stack.depth);
     if faults.is_empty() {
         return Ok(figures);
     }
@@ -306,6 +317,39 @@ mod tests {
         for r_type in [elf::R_X86_64_GOTPCREL, elf::R_X86_64_GOTPCRELX, elf::R_X86_64_REX_GOTPCRELX] {
             refused(&calling("memcpy", r_type), "through the GOT");
         }
+    }
+
+    #[test]
+    fn the_stack_is_measured_and_bounded() {
+        // push rbx; sub rsp, 0x20; ret
+        let figures = check(&with_code("f", &[0x53, 0x48, 0x83, 0xec, 0x20, 0xc3])).unwrap();
+        assert_eq!((figures.stack_frame, figures.stack_depth), (48, 48), "return address, RBX and 32 bytes");
+        refused(&with_code("f", &[0x48, 0x81, 0xec, 0, 0x10, 0, 0, 0xc3]), "stack frame of 4104 bytes");
+        refused(&with_code("f", &[0x48, 0x29, 0xc4, 0xc3]), "stack frame of unknown size");
+        refused(&with_code("f", &[0x48, 0x89, 0x44, 0x24, 0xf8, 0xc3]), "red zone");
+        refused(&with_code("f", &[0xe8, 0xfb, 0xff, 0xff, 0xff, 0xc3]), "recursion: f -> f");
+    }
+
+    #[test]
+    fn recursion_through_others_is_found_and_calls_add_up() {
+        let calling = |calls: &[(&str, &str)]| {
+            let mut file = writer();
+            let text = file.section_id(StandardSection::Text);
+            let mut ids = std::collections::BTreeMap::new();
+            for name in calls.iter().flat_map(|(from, to)| [*from, *to]) {
+                ids.entry(name).or_insert_with(|| file.add_symbol(symbol(name, SymbolSection::Undefined)));
+            }
+            for (from, to) in calls {
+                let at = file.add_symbol_data(ids[from], text, &[0x53, 0xe8, 0, 0, 0, 0, 0xc3], 1);
+                let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_PLT32 };
+                file.add_relocation(text, Relocation { offset: at + 2, symbol: ids[to], addend: -4, flags })
+                    .unwrap();
+            }
+            file.write().unwrap()
+        };
+        let figures = check(&calling(&[("a", "b"), ("b", "c"), ("c", "memcpy")])).unwrap();
+        assert_eq!((figures.stack_frame, figures.stack_depth), (16, 48));
+        refused(&calling(&[("a", "b"), ("b", "c"), ("c", "a")]), "recursion: a -> b -> c -> a");
     }
 
     #[test]

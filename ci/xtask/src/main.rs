@@ -13,6 +13,7 @@ mod rustlib;
 mod series;
 mod sim;
 mod source;
+mod stack;
 mod toolchain;
 mod toolstack;
 mod ui;

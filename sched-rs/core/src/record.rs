@@ -187,7 +187,8 @@ impl Record {
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 48]) -> Self {
         let mut rest = bytes.iter().copied();
-        let mut take = |n: usize| (0..n).fold(0u64, |v, i| v | u64::from(rest.next().unwrap_or(0)) << (i * 8));
+        let mut take =
+            |n: usize| (0..n).fold(0u64, |v, i| v | u64::from(rest.next().unwrap_or(0)) << (i * 8));
         Self {
             now: take(8),
             x: take(8),

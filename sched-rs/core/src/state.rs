@@ -460,12 +460,10 @@ impl Shared {
         urgent_tail: NIL,
     };
 
-    /// An empty pool with these settings, which are in range and have a static size.
-    #[must_use]
-    pub const fn with(params: Params) -> Self {
-        let mut empty = Self::EMPTY;
-        empty.params = params;
-        empty.sizing.size = params.nr_micro;
-        empty
+    /// Gives an empty pool its settings, which are in range and have a static size. In place: a pool on the stack is too
+    /// large for a hypervisor.
+    pub const fn begin(&mut self, params: Params) {
+        self.params = params;
+        self.sizing.size = params.nr_micro;
     }
 }

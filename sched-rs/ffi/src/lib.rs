@@ -173,7 +173,8 @@ pub unsafe extern "C" fn ms_rs_init(
         (*head).magic = MAGIC;
         (*head).units = units;
         (*head).doms = doms;
-        (&raw mut (*head).shared).write(Shared::with(*params));
+        (&raw mut (*head).shared).write(Shared::EMPTY);
+        (*head).shared.begin(*params);
         let first = mem.add(units_at).cast::<Unit>();
         for i in 0..units as usize {
             first.add(i).write(Unit::ABSENT);
