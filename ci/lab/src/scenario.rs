@@ -144,10 +144,15 @@ impl Timing {
             sleep_us: (100 * scale, 900 * scale),
             warm_slices: 3,
             slices: 50,
-            iterations: 250,
+            iterations: 5 * 50,
             think_us: (400 * scale, 1_600 * scale),
             ple_sw: 16,
         }
+    }
+
+    /// The same with another length of both workloads.
+    pub fn lasting(self, slices: u64) -> Timing {
+        Timing { slices, iterations: 5 * slices, ..self }
     }
 }
 

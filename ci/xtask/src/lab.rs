@@ -37,7 +37,7 @@ pub struct Eval {
     /// Stretch all constants of real time by so much
     #[arg(long, default_value_t = Timing::DEFAULT_SCALE, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100))]
     scale: u64,
-    /// Length of the measured shootdown in normal slices
+    /// Length of the measured shootdown in normal slices; the all-threads workload is as much shorter or longer
     #[arg(long, value_name = "N")]
     slices: Option<u64>,
     /// What the target VM does
@@ -77,7 +77,7 @@ pub fn eval(cache: &Cache, root: &Path, args: &Eval) -> Result<()> {
         args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     todo.timing = Timing::scaled(args.scale);
     if let Some(slices) = args.slices {
-        todo.timing.slices = slices;
+        todo.timing = todo.timing.lasting(slices);
     }
     todo.workload = args.workload.clone();
     if !args.rows.is_empty() {

@@ -8,7 +8,7 @@
 //!
 //! Start in [`pool`] (what a pool does with each event, and the formulas), then [`policy`] (who is helped, and how) and
 //! [`urgent`] (the mechanics of that), [`sizing`] (how many micro cores), [`cap`] (upper bounds), [`queue`] (the order),
-//! [`class`] (instruction pointers), [`state`] (what is remembered).
+//! [`class`] (instruction pointers), [`state`] (what is remembered), [`record`] (events to be done again).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
