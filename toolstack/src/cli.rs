@@ -53,6 +53,15 @@ pub enum Command {
     /// Record events and decisions, and do them again
     #[command(subcommand)]
     Trace(Trace),
+    /// Give domains the ranges of their kernels as they come, and what a policy file says
+    #[command(after_help = "\
+Stays in the foreground and logs to stderr; started by the systemd unit microslice.service. Domains that come, go, reboot
+or are renamed are followed by xenstore's watches. SIGHUP: read the policy file again; one with an error changes nothing.
+SIGTERM: end; what is in force stays in force. Its state is in xenstore below /tool/microslice.
+
+Example:
+  microslice daemon --policy /etc/microslice/policy.yaml")]
+    Daemon(Daemon),
     /// Show the counters of pools and domains, by cause and outcome
     #[command(after_help = "\
 Example:
@@ -167,6 +176,14 @@ All change together or not at all.
 Example:
   microslice pool slice --normal 30ms --micro 100us")]
     Slice(SliceArgs),
+}
+
+/// `daemon`.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Policy file, YAML [default: /etc/microslice/policy.yaml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// `policy`.

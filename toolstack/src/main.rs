@@ -9,6 +9,7 @@
 
 mod cli;
 mod cmd;
+mod daemon;
 mod hyper;
 mod kernels;
 mod libxl;

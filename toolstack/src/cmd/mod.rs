@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The commands. Each returns all it has to print; none prints.
 
-mod domain;
+pub mod domain;
 mod policy;
 pub mod pool;
 mod stats;
@@ -18,6 +18,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Domain(command) => domain::run(command, cli.json),
         Command::Policy(command) => policy::run(command, cli.json),
         Command::Trace(command) => trace::run(command, cli.json),
+        Command::Daemon(args) => crate::daemon::run(args),
         Command::Stats { domain } => stats::run(domain.as_deref(), cli.json),
     }
 }

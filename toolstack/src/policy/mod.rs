@@ -32,7 +32,6 @@ pub struct Policy {
     _format: u64,
     /// Where the daemon serves its metrics.
     #[serde(default, deserialize_with = "scalar::loopback")]
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the daemon"))]
     pub metrics: Option<SocketAddr>,
     /// cpupools by name.
     #[serde(default)]
@@ -152,7 +151,6 @@ impl DomainRule {
 
 impl Policy {
     /// What holds where there is no file: every domain gets the ranges of its kernel, nothing else is touched.
-    #[cfg(test)]
     pub fn builtin() -> Policy {
         Policy::parse("the built-in policy", "microslice-policy: 1\ndomains: [{name: '*'}]\n")
             .unwrap_or_default()

@@ -102,6 +102,16 @@ impl Ctrl {
         }
     }
 
+    /// One domain, without its name; none if it is not there.
+    pub fn domain(&self, domid: u32) -> Result<Option<Domain>, Errno> {
+        let mut info = xc::xc_domaininfo_t::default();
+        // SAFETY: `info` is one element.
+        let n = unsafe { xc::xc_domain_getinfolist(self.ptr(), domid, 1, &raw mut info) };
+        let n = usize::try_from(n).map_err(|_| last_errno())?;
+        // Asked for one that is not there, Xen gives the next.
+        Ok(Some(domain(&info)).filter(|found| n == 1 && found.id == domid))
+    }
+
     /// MSR_LSTAR of a vCPU of an HVM or PVH domain: where its kernel takes system calls, 0 if not set yet.
     pub fn lstar(&self, domid: u32, vcpu: u16) -> Result<u64, Errno> {
         let mut context = raw::hvm_hw_cpu::default();

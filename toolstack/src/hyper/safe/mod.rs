@@ -156,6 +156,18 @@ impl Xen {
         Ok(domains)
     }
 
+    /// The numbers of all domains that are not being destroyed.
+    pub fn domain_ids(&self) -> Result<Vec<u32>, Error> {
+        let domains = self.ctrl.domains().map_err(|e| self.fail(Op::ListDomains, Object::Host, e))?;
+        Ok(domains.iter().filter(|domain| !domain.dying).map(|domain| domain.id).collect())
+    }
+
+    /// A domain by its number; none if it is not there.
+    pub fn domain(&self, id: u32) -> Result<Option<Domain>, Error> {
+        let found = self.ctrl.domain(id).map_err(|e| self.fail(Op::LookUp, Object::Domain(id, None), e))?;
+        Ok(found.map(|domain| Domain { name: self.names.domain(id).ok().flatten(), ..domain }))
+    }
+
     /// The domain of that number or name. Like `xl`, a number is never taken for a name.
     pub fn find_domain(&self, text: &str) -> Result<Domain, Error> {
         let fail = |cause| Error { op: Op::LookUp, object: Object::DomainNamed(text.into()), cause };

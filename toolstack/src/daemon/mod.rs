@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! `microslice daemon`: gives each domain the ranges of its kernel, and what the policy file says.
+//!
+//! One thread waits for xenstore's watches, signals and the few things that no watch tells ([`state`]). What it knows it
+//! can lose at any moment: the hypervisor keeps its tables, each of which is replaced by one hypercall, and the next
+//! start compares them with what they should be. It sets weight, cap, row and cpupools when it first sees a domain, when
+//! the domain is renamed, and when the policy file is read again; what an administrator changes in between stays.
+
+mod metrics;
+mod publish;
+mod state;
+mod watch;
+
+use crate::cli;
+use crate::hyper::safe::Xen;
+use crate::hyper::safe::error::{Cause, Op};
+use crate::hyper::safe::types::Domain;
+use crate::kernels::Kernels;
+use crate::policy::Policy;
+use crate::policy::plan::{self, Change, Ranges};
+use anyhow::{Context, Result, bail};
+use metrics::{Shared, count};
+use publish::Publisher;
+use state::{Active, Known, State};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::{error, info, warn};
+use watch::{Event, Watches};
+
+/// The policy file, unless another is named.
+pub const POLICY: &str = "/etc/microslice/policy.yaml";
+/// One daemon at a time; the kernel drops the lock with the process.
+const LOCK: &str = "/run/microslice/daemon.lock";
+/// Looks for libxl's record before it is taken that there will be none: half a minute.
+const RECORD_TRIES: u32 = 35;
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(args: &cli::Daemon) -> Result<String> {
+    log();
+    let file = args.policy.clone().or_else(|| Some(PathBuf::from(POLICY)).filter(|file| file.exists()));
+    let policy = file.as_deref().map_or_else(|| Ok(Policy::builtin()), Policy::load)?;
+    let xen = Xen::open()?;
+    let _lock = lock(Path::new(LOCK))?;
+    let (sender, events) = unbounded_channel();
+    let shared = Shared::default();
+    if let Some(address) = policy.metrics {
+        metrics::serve(address, shared.clone(), sender.clone())?;
+    }
+    match &file {
+        Some(file) => info!("policy {}", file.display()),
+        None => info!("no {POLICY}: every domain gets its ranges, nothing else is touched"),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let daemon = Daemon {
+        xen,
+        policy,
+        file,
+        kernels: Kernels::default(),
+        domains: BTreeMap::new(),
+        publisher: None,
+        shared,
+    };
+    runtime.context("start")?.block_on(daemon.run(sender, events))?;
+    Ok(String::new())
+}
+
+/// Lines on stderr. The journal has times of its own.
+fn log() {
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().init();
+    } else {
+        lines.init();
+    }
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let what = || format!("lock {}", path.display());
+    path.parent().map_or(Ok(()), std::fs::create_dir_all).with_context(what)?;
+    let file = File::create(path).with_context(what)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("{}: another microslice daemon is running", what()),
+        Err(TryLockError::Error(e)) => Err(e).with_context(what),
+    }
+}
+
+struct Daemon {
+    xen: Xen,
+    policy: Policy,
+    file: Option<PathBuf>,
+    kernels: Kernels,
+    domains: BTreeMap<u32, Known>,
+    publisher: Option<Publisher>,
+    shared: Shared,
+}
+
+impl Daemon {
+    async fn run(
+        mut self,
+        sender: UnboundedSender<Event>,
+        mut events: UnboundedReceiver<Event>,
+    ) -> Result<()> {
+        let handler = |kind| signal(kind).context("handle signals");
+        let mut hangup = handler(SignalKind::hangup())?;
+        let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        let mut watches = self.connect(&sender, &mut term, &mut int).await?;
+        while let Some(w) = &mut watches {
+            let next = self.domains.values().filter_map(|known| known.next).min();
+            let wait = next.map_or(Duration::MAX, |next| next.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hangup.recv() => self.reload(),
+                // A day for ever: the timer does not take more.
+                () = tokio::time::sleep(wait.min(Duration::from_secs(86_400))) => self.due(),
+                event = events.recv() => match event {
+                    Some(Event::Lost) | None => {
+                        warn!("xenstored is gone: the ranges stay in force, waiting for it");
+                        drop(watches.take());
+                        // Events of the old connection.
+                        while events.try_recv().is_ok() {}
+                        watches = self.connect(&sender, &mut term, &mut int).await?;
+                    }
+                    Some(event) => self.event(w, event).await,
+                },
+            }
+        }
+        info!("stopped: the ranges stay in force");
+        if let Some(publisher) = &self.publisher {
+            publisher.close().context("remove our state from xenstore")?;
+        }
+        Ok(())
+    }
+
+    /// Connects to xenstore, as often as it takes, and makes everything as it should be; none if told to stop.
+    async fn connect(
+        &mut self,
+        events: &UnboundedSender<Event>,
+        term: &mut Signal,
+        int: &mut Signal,
+    ) -> Result<Option<Watches>> {
+        let mut wait = Duration::from_millis(50);
+        loop {
+            let opened = async {
+                let watches = Watches::open(events.clone()).await?;
+                Ok::<_, std::io::Error>((watches, Publisher::open()?))
+            };
+            match opened.await {
+                Ok((watches, publisher)) => {
+                    // Its connection for names may be to the xenstored that went.
+                    self.xen = Xen::open()?;
+                    self.publisher = Some(publisher);
+                    self.domains.clear();
+                    self.pools();
+                    return Ok(Some(watches));
+                }
+                Err(e) if wait.as_millis() == 50 => warn!("connect to xenstore: {e}; trying again"),
+                Err(_) => {}
+            }
+            tokio::select! {
+                _ = term.recv() => return Ok(None),
+                _ = int.recv() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn event(&mut self, watches: &mut Watches, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Domains => {
+                if let Err(e) = self.sync(watches).await {
+                    error!("{e:#}");
+                }
+            }
+            Event::Name(id) => {
+                let name = self.xen.domain(id).ok().flatten().and_then(|domain| domain.name);
+                if let Some(known) = self.domains.get_mut(&id).filter(|known| known.name != name) {
+                    if let (Some(old), Some(new)) = (&known.name, &name) {
+                        info!("domain '{old}' (id {id}) is now '{new}'");
+                    }
+                    known.again(now);
+                }
+            }
+            Event::Pools => self.pools(),
+            Event::Recheck => self.recheck(now),
+            Event::Lost => {}
+        }
+        self.due();
+    }
+
+    /// Domains that came and went.
+    async fn sync(&mut self, watches: &mut Watches) -> Result<()> {
+        let now = Instant::now();
+        let there = self.xen.domain_ids()?;
+        let gone: Vec<u32> = self.domains.keys().filter(|id| !there.contains(id)).copied().collect();
+        for id in gone {
+            watches.forget(id);
+            self.forget(id);
+        }
+        for id in there {
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.domains.entry(id) {
+                entry.insert(Known::new(now));
+                watches.name(id).await.with_context(|| format!("watch the name of domain id {id}"))?;
+            }
+        }
+        self.tally();
+        Ok(())
+    }
+
+    fn forget(&mut self, id: u32) {
+        let name = self.domains.remove(&id).and_then(|known| known.name);
+        info!("{} is gone", named(id, name.as_deref()));
+        self.publish(|publisher| publisher.forget(id));
+    }
+
+    fn publish(&self, put: impl FnOnce(&Publisher) -> std::io::Result<()>) {
+        if let Some(Err(e)) = self.publisher.as_ref().map(put) {
+            warn!("write our state to xenstore: {e}");
+        }
+    }
+
+    /// Looks at all whose time has come.
+    fn due(&mut self) {
+        let now = Instant::now();
+        let due = self.domains.iter().filter(|(_, known)| known.next.is_some_and(|next| next <= now));
+        for id in due.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.look(id);
+        }
+    }
+
+    fn look(&mut self, id: u32) {
+        let domain = match self.xen.domain(id) {
+            Ok(Some(domain)) if !domain.dying => domain,
+            // @releaseDomain tells that it is gone.
+            Ok(_) => return self.sleep(id),
+            Err(e) => return error!("{e}"),
+        };
+        let state = match self.examine(&domain) {
+            Ok(state) => state,
+            // Destroyed meanwhile.
+            Err(_) if !matches!(self.xen.domain(id), Ok(Some(Domain { dying: false, .. }))) => {
+                return self.sleep(id);
+            }
+            Err(e) => State::Failed(format!("{e:#}")),
+        };
+        let now = Instant::now();
+        let Some(known) = self.domains.get_mut(&id) else { return };
+        known.name.clone_from(&domain.name);
+        if !known.found(state.clone(), now) {
+            return;
+        }
+        let who = named(id, domain.name.as_deref());
+        match &state {
+            State::Active(a) => {
+                info!(
+                    "{who}: {} ranges of {}, slide {:#x}, generation {}",
+                    a.ranges,
+                    a.kernel.display(),
+                    a.slide,
+                    a.generation
+                );
+            }
+            State::Failed(why) => {
+                warn!("{who}: {why}");
+                count(&self.shared, |tally| tally.failures += 1);
+            }
+            State::Waiting(why) => info!("{who}: {why}"),
+            State::None(why) => info!("{who}: no ranges: {why}"),
+        }
+        self.publish(|publisher| publisher.domain(id, domain.name.as_deref(), &state));
+        self.tally();
+    }
+
+    /// Not until an event.
+    fn sleep(&mut self, id: u32) {
+        if let Some(known) = self.domains.get_mut(&id) {
+            known.next = None;
+        }
+    }
+
+    /// Makes a domain what its rule says, as far as that can be done now.
+    fn examine(&mut self, domain: &Domain) -> Result<State> {
+        let Some(name) = &domain.name else { return Ok(State::Waiting("it has no name yet")) };
+        let Some(rule) = self.policy.domain(name) else {
+            return Ok(State::None("the policy file has no rule for it".into()));
+        };
+        if let Err(e) = self.xen.require_microslice(Op::PushRanges, domain) {
+            return match e.cause {
+                Cause::OtherScheduler(name) => Ok(State::None(format!("it is under scheduler '{name}'"))),
+                _ => Err(e.into()),
+            };
+        }
+        let known = self.domains.get(&domain.id);
+        if !known.is_some_and(|known| known.set) {
+            let changes = plan::settings(rule, domain, self.xen.share(domain)?, self.xen.policy(domain)?);
+            plan::apply(&self.xen, &changes)?;
+            said(&changes);
+            if let Some(known) = self.domains.get_mut(&domain.id) {
+                known.set = true;
+            }
+        }
+        let tries = self.domains.get(&domain.id).map_or(0, Known::tries);
+        let ranges = plan::ranges(&self.xen, &mut self.kernels, rule, domain)?;
+        let why = ranges.why();
+        Ok(match ranges {
+            Ranges::Untouched => State::None("its rule gives it none".into()),
+            Ranges::NoRecord | Ranges::NotBooted if tries < RECORD_TRIES || ranges == Ranges::NotBooted => {
+                State::Waiting(why.unwrap_or_default())
+            }
+            Ranges::NoRecord | Ranges::NotBooted | Ranges::UnknownKernel => {
+                State::None(why.unwrap_or_default().into())
+            }
+            Ranges::Known(Change::Ranges { old, new, file, slide, .. }) => {
+                let generation = if old == new {
+                    self.xen.stats(domain)?.generation
+                } else {
+                    count(&self.shared, |tally| tally.pushes += 1);
+                    self.xen.push_ranges(domain, &new)?
+                };
+                State::Active(Active { ranges: new.len(), kernel: file, slide, generation })
+            }
+            Ranges::Known(_) => State::None(String::new()),
+        })
+    }
+
+    /// cpupools, as far as they are there.
+    fn pools(&mut self) {
+        if self.policy.pools.is_empty() {
+            return;
+        }
+        let pools = match self.xen.pools() {
+            Ok(pools) => pools,
+            Err(e) => return error!("{e}"),
+        };
+        for (name, rule) in &self.policy.pools {
+            let Some(pool) = pools.iter().find(|pool| pool.name == *name) else {
+                warn!("cpupool '{name}' of the policy file is not there");
+                continue;
+            };
+            let change = plan::pool(rule, pool).map_err(anyhow::Error::from).and_then(|change| {
+                let changes: Vec<Change> = change.into_iter().collect();
+                plan::apply(&self.xen, &changes)?;
+                said(&changes);
+                Ok(())
+            });
+            if let Err(e) = change {
+                warn!("{e:#}");
+            }
+        }
+    }
+
+    /// A domain that moved to another cpupool has lost its table, and no watch tells: its generation starts anew.
+    fn recheck(&mut self, now: Instant) {
+        for (&id, known) in &mut self.domains {
+            let State::Active(Active { generation, .. }) = known.state else { continue };
+            let Ok(Some(domain)) = self.xen.domain(id) else { continue };
+            if self.xen.stats(&domain).is_ok_and(|stats| stats.generation < generation) {
+                known.again(now);
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let Some(file) = &self.file else { return info!("there is no policy file to read again") };
+        let policy = match Policy::load(file) {
+            Ok(policy) => policy,
+            Err(e) => {
+                count(&self.shared, |tally| tally.bad_reloads += 1);
+                return error!("{e:#}; the policy stays as it was");
+            }
+        };
+        if policy.metrics != self.policy.metrics {
+            warn!("metrics stay where they are until the daemon is started again");
+        }
+        info!("policy {} read again", file.display());
+        count(&self.shared, |tally| tally.reloads += 1);
+        self.policy = policy;
+        let now = Instant::now();
+        self.domains.values_mut().for_each(|known| known.again(now));
+        self.pools();
+        self.due();
+    }
+
+    fn tally(&self) {
+        let mut states = BTreeMap::new();
+        for known in self.domains.values() {
+            *states.entry(known.state.word()).or_insert(0) += 1;
+        }
+        count(&self.shared, |tally| tally.states = states);
+    }
+}
+
+fn said(changes: &[Change]) {
+    for line in changes.iter().flat_map(Change::lines) {
+        info!("{}: {} {} -> {}", line.object, line.what, line.from, line.to);
+    }
+}
+
+fn named(id: u32, name: Option<&str>) -> String {
+    name.map_or_else(|| format!("domain id {id}"), |name| format!("domain '{name}' (id {id})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_daemon_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/lock");
+        let first = lock(&path).unwrap();
+        let error = lock(&path).unwrap_err().to_string();
+        assert!(error.ends_with("another microslice daemon is running"), "{error}");
+        drop(first);
+        lock(&path).unwrap();
+    }
+}
