@@ -62,6 +62,29 @@ SIGTERM: end; what is in force stays in force. Its state is in xenstore below /t
 Example:
   microslice daemon --policy /etc/microslice/policy.yaml")]
     Daemon(Daemon),
+    /// Say what this host lacks, and the command that mends it
+    #[command(after_help = "\
+Exit code 1 if something is lacking.
+
+Example:
+  microslice doctor --json | jq '.[] | select(.ok | not)'")]
+    Doctor,
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Example:
+  microslice completions bash >/etc/bash_completion.d/microslice")]
+    Completions {
+        /// Which
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = "\
+Example:
+  microslice man /usr/local/share/man/man8")]
+    Man {
+        /// Where to; made if it is not there
+        dir: PathBuf,
+    },
     /// Show the counters of pools and domains, by cause and outcome
     #[command(after_help = "\
 Example:
@@ -319,12 +342,25 @@ Example:
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Show the ranges of a kernel image or a range file, one by one
+    /// Show what a kernel image or a range file has: class by class, range by range, or why an address has its class
+    #[command(after_help = "\
+Without options: the symbols of each class, those that the kernel lacks, and the part of its text that has a class.
+Addresses are those of the file: of a guest with KASLR, less its slide.
+
+Examples:
+  microslice symbols show /boot/vmlinuz-6.1.0-56-amd64
+  microslice symbols show /boot/vmlinuz-6.1.0-56-amd64 --explain 0xffffffff81a03db0")]
     Show {
         /// Kernel image or range file
         file: PathBuf,
         #[command(flatten)]
         catalog: CatalogArg,
+        /// List the ranges one by one
+        #[arg(long)]
+        ranges: bool,
+        /// Say what is at this address, and why it has its class
+        #[arg(long, value_name = "ADDRESS", value_parser = units::parse_address, conflicts_with = "ranges")]
+        explain: Option<u64>,
     },
     /// Give a domain the ranges of its kernel; replaces all it had
     #[command(after_help = "\

@@ -26,7 +26,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match cmd::run(&cli) {
-        Ok(output) => print(&output),
+        Ok((output, well)) => match print(&output) {
+            ExitCode::SUCCESS if !well => ExitCode::FAILURE,
+            code => code,
+        },
         Err(error) => {
             // With stderr gone there is nobody left to tell; the exit code still says it.
             let _ = writeln!(io::stderr(), "microslice: {error:#}");

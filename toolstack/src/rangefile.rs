@@ -7,7 +7,7 @@
 
 use crate::hyper::safe::types::Range;
 use anyhow::{Context, Result, bail};
-use microslice_symtab::{Catalog, KernelImage, Report};
+use microslice_symtab::{Catalog, Explanation, KernelImage, Report};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -59,6 +59,17 @@ pub fn catalog(path: Option<&Path>) -> Result<Catalog> {
 /// symtab's messages hold their causes already: without this the chain would be printed twice.
 fn flat(error: microslice_symtab::Error) -> anyhow::Error {
     anyhow::Error::msg(error.to_string())
+}
+
+/// Why an address of a kernel image has its class.
+pub fn explain(path: &Path, catalog: &Catalog, address: u64) -> Result<Explanation> {
+    if is_range_file(path).with_context(|| format!("read {}", path.display()))? {
+        bail!(
+            "explain an address of {}: it is a range file, which has no symbols; name the kernel image",
+            path.display()
+        );
+    }
+    Ok(KernelImage::open(path).map_err(flat)?.explain(catalog, address))
 }
 
 impl KernelRanges {

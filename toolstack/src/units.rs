@@ -63,9 +63,24 @@ pub fn parse_i64(text: &str) -> Result<i64, String> {
     value.map(|v| if negative { -v } else { v }).map_err(|_| wrong())
 }
 
+/// "0xffffffff81000000".
+pub fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").filter(|hex| hex.chars().all(|c| c.is_ascii_hexdigit()));
+    let parsed = digits.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    parsed.ok_or_else(|| format!("'{text}' is not an address: expected 0x and up to 16 hex digits"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_hex() {
+        assert_eq!(parse_address("0xffffffff81000000"), Ok(0xffff_ffff_8100_0000));
+        for text in ["", "0x", "10", "0x+1", "0x1g", "0x10000000000000000"] {
+            assert!(parse_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_microseconds() {

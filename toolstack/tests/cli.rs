@@ -48,7 +48,7 @@ fn on_xen() -> bool {
 
 #[test]
 fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "Usage: microslice"),
         (&["pool"], "Usage: microslice pool"),
         (&["poll"], "unrecognized subcommand 'poll'"),
@@ -61,6 +61,8 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         (&["domain", "set", "web", "--cap", "70000"], "70000 is not in 0..=65535"),
         (&["symbols", "push", "web"], "<FILE>"),
         (&["symbols", "push", "web", "f", "--slide", "far"], "'far' is not a number"),
+        (&["symbols", "show", "f", "--explain", "12"], "'12' is not an address"),
+        (&["symbols", "show", "f", "--explain", "0x1", "--ranges"], "cannot be used with"),
         (&["policy", "check"], "<FILE>"),
         (&["policy", "apply", "--dry-run"], "<FILE>"),
     ];
@@ -79,11 +81,16 @@ fn help_teaches_with_examples() {
         &["pool", "slice", "--help"],
         &["symbols", "import", "--help"],
         &["symbols", "push", "--help"],
+        &["symbols", "show", "--help"],
+        &["doctor", "--help"],
         &["domain", "set", "--help"],
         &["stats", "--help"],
         &["policy", "check", "--help"],
         &["policy", "apply", "--help"],
         &["policy", "dump", "--help"],
+        &["daemon", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
     ] {
         let (code, out, err) = microslice(args);
         assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
@@ -104,6 +111,7 @@ fn without_xen_every_command_that_needs_it_says_so() {
         &["policy", "apply", policy.as_str()],
         &["policy", "apply", "--dry-run", policy.as_str()],
         &["policy", "dump"],
+        &["daemon", "--policy", policy.as_str()],
         &["pool", "show", "Pool-0"],
         &["pool", "resize", "1"],
         &["pool", "slice", "--micro", "100us"],
@@ -192,7 +200,7 @@ fn import_writes_what_show_and_push_read() {
         let (code, out, err) = microslice(&["symbols", "import", &map, "-o", &output]);
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.ends_with(&format!("2 ranges written to {output}\n")), "{out}");
-        let (code, shown, _) = microslice(&["symbols", "show", &output]);
+        let (code, shown, _) = microslice(&["symbols", "show", &output, "--ranges"]);
         assert_eq!(code, 0);
         assert_eq!(
             shown,
@@ -200,7 +208,10 @@ fn import_writes_what_show_and_push_read() {
              0xffffffff81001000 0xffffffff81001400  lock-wait native_queued_spin_lock_slowpath\n\
              0xffffffff81002000 0xffffffff81002800   ipi-wait smp_call_function_many_cond\n"
         );
-        assert_eq!(microslice(&["symbols", "show", &map]).1, shown);
+        assert_eq!(microslice(&["symbols", "show", &map, "--ranges"]).1, shown);
+        let (_, classes, _) = microslice(&["symbols", "show", &output]);
+        assert!(classes.contains("\nipi-wait      1 ranges    2048 bytes\n"), "{classes}");
+        assert!(fails(&["symbols", "show", &output, "--explain", "0x1"]).ends_with("name the kernel image"));
     }
     let (code, out, _) = microslice(&["symbols", "import", &map, "--json"]);
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -248,7 +259,7 @@ fn a_reader_that_goes_away_is_no_error() {
         .collect();
     let file = write(dir.path(), "many.yaml", format!("microslice-ranges: 1\nranges:\n{ranges}"));
     let mut child = Process::new(binary)
-        .args(["symbols", "show", &file])
+        .args(["symbols", "show", &file, "--ranges"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -279,4 +290,67 @@ fn a_policy_is_checked_without_xen() {
         fails(&["policy", "check", &none]),
         format!("microslice: read policy {none}: No such file or directory (os error 2)")
     );
+}
+
+#[test]
+fn completions_and_man_pages_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, err) = microslice(&["completions", shell]);
+        assert_eq!((code, err.as_str()), (0, ""), "{shell}");
+        assert!(out.contains("resize") && out.contains("apply"), "{shell}: {out}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let man = dir.path().join("man8");
+    assert_eq!(microslice(&["man", man.to_str().unwrap()]), (0, String::new(), String::new()));
+    for name in [
+        "microslice.8",
+        "microslice-pool.8",
+        "microslice-pool-resize.8",
+        "microslice-policy-apply.8",
+        "microslice-daemon.8",
+    ] {
+        let page = fs::read_to_string(man.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{name}");
+    }
+    let busy = write(dir.path(), "file", "");
+    assert!(fails(&["man", &busy]).starts_with(&format!("microslice: create {busy}: File exists")));
+}
+
+#[test]
+fn a_daemon_with_a_bad_policy_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = write(dir.path(), "policy.yaml", "microslice-policy: 1\nmetrics: 0.0.0.0:1\n");
+    assert!(
+        fails(&["daemon", "--policy", &bad])
+            .starts_with(&format!("microslice: {bad}:2:10: metrics: '0.0.0.0:1' can be reached"))
+    );
+}
+
+#[test]
+fn show_says_what_a_kernel_has_and_lacks_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let map = write(dir.path(), "System.map", system_map());
+    let (code, out, _) = microslice(&["symbols", "show", &map]);
+    assert_eq!(code, 0);
+    assert!(out.contains("found: native_queued_spin_lock_slowpath\n") && out.contains("% of"), "{out}");
+    let (code, out, _) = microslice(&["symbols", "show", &map, "--explain", "0xffffffff81001010"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("lock-wait") && out.contains("native_queued_spin_lock_slowpath+0x10"), "{out}");
+    let (_, out, _) = microslice(&["symbols", "show", &map, "--explain", "0xffffffff81001010", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&value["class"], &value["address"]), (&"lock-wait".into(), &"0xffffffff81001010".into()));
+}
+
+#[test]
+fn the_doctor_says_what_is_lacking_and_fails() {
+    if on_xen() {
+        return;
+    }
+    let (code, out, err) = microslice(&["doctor"]);
+    assert_eq!((code, err.as_str()), (1, ""));
+    assert!(out.starts_with("xen        LACKING open the hypervisor: no Xen here"), "{out}");
+    let (code, out, _) = microslice(&["doctor", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value[0]["ok"]), (1, &false.into()));
+    assert!(value[0]["mend"].as_str().unwrap().contains("cargo xtask xen build"));
 }

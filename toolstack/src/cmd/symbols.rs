@@ -6,10 +6,10 @@ use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Op;
 use crate::hyper::safe::types::Domain;
 use crate::out::{json, table};
-use crate::rangefile::{KernelRanges, catalog};
+use crate::rangefile::{self, KernelRanges, catalog};
 use crate::slide::slide;
 use anyhow::Result;
-use microslice_symtab::Report;
+use microslice_symtab::{Class, Report};
 use serde::Serialize;
 use std::path::Path;
 
@@ -44,9 +44,20 @@ pub fn run(command: &cli::Symbols, as_json: bool) -> Result<String> {
             }
             if as_json { view(file, &kernel) } else { Ok(imported(&kernel, output.as_deref())) }
         }
-        cli::Symbols::Show { file, catalog: c } => {
-            let kernel = KernelRanges::load(file, &catalog(c.catalog.as_deref())?)?;
-            if as_json { view(file, &kernel) } else { Ok(show(&kernel)) }
+        cli::Symbols::Show { file, catalog: c, ranges, explain } => {
+            let catalog = catalog(c.catalog.as_deref())?;
+            if let Some(address) = explain {
+                let explanation = rangefile::explain(file, &catalog, *address)?;
+                return if as_json { json(&explanation) } else { Ok(explanation.to_string()) };
+            }
+            let kernel = KernelRanges::load(file, &catalog)?;
+            match (as_json, ranges) {
+                (true, _) => view(file, &kernel),
+                (false, true) => Ok(list(&kernel)),
+                (false, false) => {
+                    Ok(kernel.report.as_ref().map_or_else(|| classes(&kernel), Report::to_string))
+                }
+            }
         }
         cli::Symbols::Push { domain, file, catalog: c, slide: wanted } => {
             let kernel = KernelRanges::load(file, &catalog(c.catalog.as_deref())?)?;
@@ -89,7 +100,19 @@ fn imported(kernel: &KernelRanges, output: Option<&Path>) -> String {
     text
 }
 
-fn show(kernel: &KernelRanges) -> String {
+/// A range file, class by class; what the kernel lacks is known to its image only.
+fn classes(kernel: &KernelRanges) -> String {
+    let mut text = format!("range file: {}\n", kernel.kernel.as_deref().unwrap_or("version unknown"));
+    for class in Class::CRITICAL {
+        let of_class = kernel.ranges.iter().filter(|r| r.class == class);
+        let (ranges, bytes) = of_class.fold((0, 0), |(n, sum), r| (n + 1, sum + (r.end - r.start)));
+        text += &format!("{:<10} {ranges:>4} ranges {bytes:>7} bytes\n", class.name());
+    }
+    let bytes: u64 = kernel.ranges.iter().map(|r| r.end - r.start).sum();
+    text + &format!("{} ranges, {bytes} bytes\n", kernel.ranges.len())
+}
+
+fn list(kernel: &KernelRanges) -> String {
     let row = |r: &microslice_symtab::Range| {
         vec![
             format!("{:#018x}", r.start),

@@ -225,14 +225,14 @@ mod tests {
             "microslice_domain_ranges{domain=\"web\",domid=\"3\"} 812",
             "microslice_domain_run_seconds_total{domain=\"web\",domid=\"3\"} 12.0",
             "microslice_pool_micro_cores{pool=\"Pool-0\"} 1",
-            "microslice_daemon_pushes_total 2",
+            "microslice_daemon_pushes_total{} 2",
             "microslice_daemon_domains{state=\"active\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         assert!(
-            !text.contains("other\"}") && !text.contains("domid=\"4\""),
+            !text.contains("pool=\"other\"") && !text.contains("domid=\"4\""),
             "only what the scheduler has: {text}"
         );
     }
