@@ -25,7 +25,8 @@ pub enum Class {
     IpiServe = 4,
     /// Serving a reschedule IPI.
     Resched = 5,
-    /// Entering or leaving an interrupt.
+    /// Entering or leaving an interrupt; or one is about to be delivered, wherever the vCPU is. The hypervisor finds out the
+    /// latter.
     Irq = 6,
     /// Inside the page allocator or page release.
     PageAlloc = 7,

@@ -9,7 +9,7 @@
 #ifndef MICROSLICE_RS_H
 #define MICROSLICE_RS_H
 
-#define MS_RS_ABI 3
+#define MS_RS_ABI 4
 
 /* No unit. */
 #define MS_NONE 0xffffU
@@ -49,6 +49,8 @@ struct ms_params {
     uint32_t pad;
 };
 
+/* Entering or leaving an interrupt, or one is about to be delivered. */
+#define MS_CLASS_IRQ      6
 /* In kernel mode with interrupts off, outside every range. */
 #define MS_CLASS_IRQS_OFF 9
 

@@ -20,7 +20,7 @@ use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Place, Shared, Unit,
 use microslice_core::{Class, Counts, Params, Policy, Range, Record, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 

@@ -133,7 +133,9 @@ impl Machine {
             assert!(!self.leaving.contains(&d.run), "unit {} runs before it is saved", d.run);
             assert!(d.slice.0 > 0, "a unit runs without an end");
         }
-        if before.work == Work::Micro && before.ends.0 <= self.now {
+        let had = self.now - before.started.0.min(self.now);
+        if before.work == Work::Micro && before.ends.0 <= self.now && had >= self.shared.params.micro_slice.0
+        {
             assert_ne!(d.run, prev, "a unit stays on a micro core after its micro slice");
         }
         if offer != Offer::Run {
