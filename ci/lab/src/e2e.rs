@@ -75,8 +75,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// A short run with one micro core beside a co-runner.
 fn short_run() -> Run {
-    let timing =
-        Timing { warm_slices: 2, ..Timing::scaled(Timing::DEFAULT_SCALE).lasting(12) };
+    let timing = Timing { warm_slices: 2, ..Timing::scaled(Timing::DEFAULT_SCALE).lasting(12) };
     Run {
         config: Config::microslice(1),
         seed: 1,
