@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # Target VM alone or beside a co-runner. /job/job.sh says what differs between runs:
 #   CORUN=0|1  PUSH=0|1 (ranges for every guest)  MICRO=N (micro cores, "" = none to set)
-#   POLICY=ROW of `microslice domain policy` ("" = none to set)  RESERVE=0|1  GRACE=TIME  STATS=0|1  LIMIT=virtual seconds
+#   POLICY=ROW of `microslice domain policy` ("" = none to set)  RESERVE=0|1  GRACE=TIME  STATS=0|1
+#   TRACE=0|1 (record some of it)  LIMIT=virtual seconds
 # Guests report that they have booted and then wait a little before they work. Boots run with idle CPUs halted, which
 # is fast but gives CPUs no constant speed; each guest is paused in its wait. When both wait, idle CPUs are made to
 # spin and both go on: the target's warm-up and measuring window see the co-runner at work.
@@ -42,6 +43,10 @@ fi
 xl set-parameters idle-spin=1 || fail "set idle-spin"
 for domain in $domains; do xl unpause $domain || fail "unpause $domain"; done
 phase measuring
+if [ "$TRACE" = 1 ]; then
+    sleep 1
+    microslice trace record --seconds 0.3 /tmp/pool.trace >/tmp/trace 2>&1 || { cat /tmp/trace; fail "trace record"; }
+fi
 # Seldom: a dom0 at work lends speed to the other CPUs.
 await target done "$LIMIT" 200 || { for domain in $domains; do dump_guest $domain; done; fail "target not done"; }
 [ "$CORUN" = 1 ] && xl pause corunner
@@ -51,6 +56,10 @@ collect vcpu-list xl vcpu-list
 collect cpupool-list xl cpupool-list
 if [ "$STATS" = 1 ]; then
     collect stats microslice stats --json
+fi
+if [ "$TRACE" = 1 ]; then
+    collect replay microslice trace replay --json /tmp/pool.trace
+    collect trace base64 /tmp/pool.trace
 fi
 xl set-parameters idle-spin=0
 for domain in $domains; do xl destroy $domain || fail "destroy $domain"; done

@@ -8,7 +8,9 @@ use crate::inputs::LabInputs;
 use crate::measure::Record;
 use crate::run;
 use crate::scenario::{Config, Run, Timing, Workload};
+use crate::serial::Transcript;
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -98,7 +100,7 @@ fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
             run.config.name = "no-ranges".to_owned();
             run.config.push = false;
         }
-        Case::Accelerated | Case::Again => {}
+        Case::Accelerated | Case::Again => run.config.trace = true,
     }
     let finished = run::execute(&args.inputs, images, &run, &folder(args, case), args.limit)?;
     let record = Record::of(&run, &finished.transcript, finished.wall.as_secs_f64())?;
@@ -111,7 +113,10 @@ fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
             );
             Ok(())
         }
-        _ => accelerated(&record),
+        _ => {
+            replayed(args, &finished.transcript)?;
+            accelerated(&record)
+        }
     }
 }
 
@@ -157,6 +162,26 @@ fn accelerated(record: &Record) -> Result<()> {
         "shootdowns take {mean_ms:.1} ms on average with one micro core, a normal slice {} ms",
         timing.slice_ms
     );
+    Ok(())
+}
+
+/// What Xen decided is what the same core decides again outside of it. The trace is left as `pool.trace`.
+fn replayed(args: &E2eArgs, transcript: &Transcript) -> Result<()> {
+    let captured = |name: &str| transcript.captured.get(name).with_context(|| format!("no {name} came out"));
+    let replay = captured("replay")?;
+    ensure!(
+        replay.status == 0,
+        "a decision in Xen is not the one that the same core takes again: {}",
+        replay.text.trim()
+    );
+    let report: serde_json::Value = serde_json::from_str(&replay.text)
+        .with_context(|| format!("report of the replay: {}", replay.text))?;
+    let events = report.get("events").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    ensure!(events > 100, "only {events} events were recorded in 0.3 s of a busy pool");
+    let text: String = captured("trace")?.text.split_whitespace().collect();
+    let trace = base64::engine::general_purpose::STANDARD.decode(text).context("the trace that came out")?;
+    let path = args.folder.join("pool.trace");
+    std::fs::write(&path, trace).with_context(|| format!("write {}", path.display()))?;
     Ok(())
 }
 

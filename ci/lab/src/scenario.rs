@@ -46,6 +46,9 @@ pub struct Config {
     pub policy: Option<String>,
     /// Micro cores wait for urgent vCPUs and do nothing else, as in the paper.
     pub reserve: bool,
+    /// Record some of the run, replay it in dom0, and bring it out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trace: bool,
     /// Push the guests' ranges; microslice only.
     pub push: bool,
     /// More options for Xen.
@@ -63,6 +66,7 @@ impl Config {
             corun,
             policy: None,
             reserve: false,
+            trace: false,
             push: false,
             xen_options: String::new(),
         }
@@ -82,6 +86,7 @@ impl Config {
             corun: true,
             policy: Some(policy.to_owned()),
             reserve: false,
+            trace: false,
             push: true,
             xen_options: String::new(),
         }
@@ -274,13 +279,14 @@ impl Run {
         let micro = config.micro_cores.map(|count| count.to_string()).unwrap_or_default();
         let policy = config.policy.as_deref().unwrap_or_default();
         let job = format!(
-            "SCENARIO={script}\nCORUN={}\nPUSH={}\nMICRO={micro}\nPOLICY={policy}\nRESERVE={}\nGRACE={}us\nSTATS={}\n\
+            "SCENARIO={script}\nCORUN={}\nPUSH={}\nMICRO={micro}\nPOLICY={policy}\nRESERVE={}\nGRACE={}us\nSTATS={}\nTRACE={}\n\
              LIMIT=600\n",
             flag(config.corun),
             flag(config.push),
             flag(config.reserve),
             self.timing.micro_us,
-            flag(config.push || config.micro_cores.is_some())
+            flag(config.push || config.micro_cores.is_some()),
+            flag(config.trace)
         );
         let mut archive = Archive::default();
         archive.file("job/job.sh", job, 0o644);
