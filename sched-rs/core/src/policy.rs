@@ -84,6 +84,10 @@ impl Policy {
     /// Micro slices without micro cores, and fewer moments that need one.
     pub const GRACE: Self = Self::row(Action::Borrow, Action::Grace);
 
+    /// The row of a new domain: it needs no micro core, and no other was better in every column of the lab's table
+    /// (sched-rs/README.md).
+    pub const DEFAULT: Self = Self::BORROW;
+
     const fn row(others: Action, preemption: Action) -> Self {
         Self { ipi_wait: others, lock_wait: others, event: others, preemption }
     }

@@ -594,15 +594,6 @@ impl Pool<'_> {
         {
             return micro(prev.unit, span);
         }
-        if prev.work == Work::Micro
-            && prev.able
-            && here
-            && prev.over
-            && !prev.yielding
-            && let Some(span) = self.next_turn(cpu, prev.unit, prev.ran, prev.class)
-        {
-            return micro(prev.unit, span);
-        }
         let allowed = self.unit(prev.unit).is_some_and(|u| self.mask_of(u) & bit(cpu) != 0);
         let stay = prev.able && prev.work == Work::Normal && allowed;
         let is_micro = self.shared.micro & bit(cpu) != 0;

@@ -327,7 +327,7 @@ impl Dom {
         reserved: 0,
         weight: DEFAULT_WEIGHT,
         cap: 0,
-        policy: Policy::PAPER,
+        policy: Policy::DEFAULT,
         preempted: NIL,
         on_micro: 0,
         units: 0,

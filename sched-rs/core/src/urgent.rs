@@ -11,9 +11,7 @@
 //! - *micro*: a micro slice on a micro core;
 //! - *borrow*: a micro slice on a micro core that is free; else on the pCPU of the sibling that yielded, which only spins
 //!   there and resumes the rest of its slice afterwards; else on the normal core whose unit is furthest ahead of its share,
-//!   belongs to another domain, and is not inside a critical service. Such a core lends once in [`LEND_EVERY`] micro slices.
-//!   A micro slice on a borrowed core has [`TURNS`] parts, and ends with the first at whose end the unit is inside no
-//!   critical service and has taken its interrupts: nobody waits for it any more;
+//!   belongs to another domain, and is not inside a critical service. Such a core lends once in [`LEND_EVERY`] micro slices;
 //! - *grace*: the unit keeps its pCPU for a bounded moment, once a slice, charged like any other time;
 //! - *front*: the unit is first in the queue, for a normal slice.
 //!
@@ -40,8 +38,6 @@ use crate::time::{Span, Time};
 const SCAN: usize = 64;
 /// A normal core lends at most one micro slice in so many to other domains.
 pub const LEND_EVERY: u64 = 10;
-/// Parts of a micro slice on a borrowed core.
-pub const TURNS: u64 = 4;
 
 /// The pCPUs of a mask, lowest first.
 pub(crate) fn cpus(mut mask: u64) -> impl Iterator<Item = u8> {
@@ -377,7 +373,7 @@ impl Pool<'_> {
 
     /// The urgent unit that `cpu` serves now, and its micro slice. Those at their cap stop being urgent.
     pub(crate) fn take_urgent(&mut self, cpu: u8) -> Option<(u16, Span)> {
-        let slice = if self.borrowed(cpu) { self.turn() } else { self.shared.params.micro_slice };
+        let slice = self.shared.params.micro_slice;
         for _ in 0..SCAN {
             let unit = self.first_urgent(cpu);
             let u = self.unit(unit).copied()?;
@@ -387,22 +383,6 @@ impl Pool<'_> {
             self.unlist_urgent(&u, unit);
         }
         None
-    }
-
-    /// Whether a micro slice on `cpu` is somebody else's time.
-    fn borrowed(&self, cpu: u8) -> bool {
-        self.shared.micro & bit(cpu) == 0
-    }
-
-    fn turn(&self) -> Span {
-        Span(self.shared.params.micro_slice.0 / TURNS)
-    }
-
-    /// One more part of its micro slice for `unit`, which has had `ran` of it on a borrowed core and is inside `class`.
-    pub(crate) fn next_turn(&mut self, cpu: u8, unit: u16, ran: Span, class: Class) -> Option<Span> {
-        let (turn, left) = (self.turn(), self.shared.params.micro_slice.less(ran));
-        let over = left.0 < turn.0 / 2 || !self.borrowed(cpu) || !class.ends_by_running();
-        if over { None } else { self.grant(unit, turn.min(left)) }
     }
 
     pub(crate) fn entered_micro(&mut self, unit: u16, cpu: u8) {

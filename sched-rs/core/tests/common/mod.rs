@@ -77,6 +77,7 @@ impl Machine {
     pub fn domain(&mut self, dom: u16, weight: u32, cap: u32) {
         self.send(Event::DomAdd { dom });
         assert_eq!(self.send(Event::DomSet { dom, weight, cap }).refused, None);
+        self.policy(dom, Policy::PAPER);
     }
 
     pub fn policy(&mut self, dom: u16, policy: Policy) {
