@@ -25,7 +25,8 @@
 //! Held against real kernels: Debian's 6.1 and 6.12. The other layouts are tested on tables built by the tests only, so
 //! where they say which version has which layout, no kernel has confirmed it yet.
 //!
-//! Search: token_index is a run of 256 rising u16 from 0 whose strings end right before it; from there num_syms is
+//! Search: token_index is a run of 256 rising u16 from 0 whose strings end right before it. It is looked for first after
+//! places where the digits stand for themselves in token_table, as in every kernel so far, then everywhere. From there num_syms is
 //! looked for backwards, and holds only if walking n names ends where markers that match every 256th name begin.
 //! Work is bounded: the search for token_index is linear, few of them are followed, and all walks share one budget.
 
@@ -33,6 +34,7 @@ use crate::bytes::{align8, c_str, u16_at, u32_at, u64_at};
 use crate::error::Error;
 use crate::image::Limits;
 use crate::symbols::Builder;
+use memchr::memmem;
 
 /// Longest name accepted, the type letter included: KSYM_NAME_LEN is 512 since 6.1.
 const NAME_LEN: usize = 512;
@@ -43,6 +45,10 @@ const TABLES: usize = 16;
 /// How far before token_table num_syms is looked for: names of a kernel are 1 to 3 MiB.
 const NAMES_SPAN: usize = 64 << 20;
 const TOKENS: usize = 256;
+/// Ten tokens in a row of token_table.
+const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0";
+/// From there to token_index: the other tokens have 2 to 20 bytes each.
+const DIGITS_TO_INDEX: usize = 16 << 10;
 /// Lowest address of the kernel's half.
 const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 
@@ -64,21 +70,24 @@ struct Names {
 pub(crate) fn read(data: &[u8], limits: &Limits) -> Result<Builder, Error> {
     let mut budget = WALK_BUDGET;
     let mut seen = "no kallsyms token table found (is CONFIG_KALLSYMS off, or the image encrypted?)";
-    let mut at = 0;
-    for _ in 0..TABLES {
-        let Some(tokens) = next_tokens(data, &mut at) else { break };
-        seen = "a kallsyms token table, but no names and markers before it";
-        let Some(names) = find_names(data, &tokens, limits, &mut budget) else { continue };
-        seen = "kallsyms names, but no addresses of a known layout beside them";
-        let Some(addresses) = find_addresses(data, &tokens, &names) else { continue };
-        return expand(data, &tokens, &names, &addresses, limits);
+    let digits = memmem::find_iter(data, DIGITS).take(TABLES).map(|at| (at & !7, DIGITS_TO_INDEX));
+    for (mut at, span) in digits.chain([(0, data.len())]) {
+        let end = data.len().min(at.saturating_add(span));
+        for _ in 0..TABLES {
+            let Some(tokens) = next_tokens(data, &mut at, end) else { break };
+            seen = "a kallsyms token table, but no names and markers before it";
+            let Some(names) = find_names(data, &tokens, limits, &mut budget) else { continue };
+            seen = "kallsyms names, but no addresses of a known layout beside them";
+            let Some(addresses) = find_addresses(data, &tokens, &names) else { continue };
+            return expand(data, &tokens, &names, &addresses, limits);
+        }
     }
     Err(Error::NoSymbols(seen))
 }
 
-/// The next token_index at or after `*at`, which moves behind it.
-fn next_tokens<'a>(data: &'a [u8], at: &mut usize) -> Option<Tokens<'a>> {
-    while let Some(chunk) = data.get(*at..at.checked_add(TOKENS * 2)?) {
+/// The next token_index at or after `*at`, which moves behind it, but before `end`.
+fn next_tokens<'a>(data: &'a [u8], at: &mut usize, end: usize) -> Option<Tokens<'a>> {
+    while let Some(chunk) = data.get(*at..at.checked_add(TOKENS * 2)?).filter(|_| *at < end) {
         let here = *at;
         *at += 8;
         if chunk.starts_with(&[0, 0]) && chunk.get(2..4) != Some(&[0, 0]) {
@@ -229,20 +238,48 @@ fn expand(
 ) -> Result<Builder, Error> {
     let damaged =
         |number: usize| Error::damaged("kallsyms table", format!("name {number} of {}", names.count));
-    let mut builder = Builder::new(limits);
+    let mut builder = Builder::with_capacity(limits, names.count, names.count * 24);
+    let tokens: Vec<Token<'_>> = tokens.strings.iter().map(|&text| Token::new(text)).collect();
     let mut at = names.names_at;
-    let mut text = Vec::with_capacity(NAME_LEN);
+    let mut text = Vec::with_capacity(NAME_LEN * 2);
     for (number, &address) in addresses.iter().enumerate() {
         text.clear();
         let (len, start) = name_at(data, at).ok_or_else(|| damaged(number))?;
         at = start + len;
         for &token in data.get(start..at).ok_or_else(|| damaged(number))? {
-            text.extend_from_slice(tokens.strings.get(usize::from(token)).copied().unwrap_or(b""));
+            if let Some(token) = tokens.get(usize::from(token)) {
+                token.append_to(&mut text);
+            }
         }
+        // Tokens are ASCII: see token_string.
         let name = text.split_first().filter(|_| text.len() <= NAME_LEN);
-        let name = name.and_then(|(&kind, name)| Some((kind, std::str::from_utf8(name).ok()?)));
-        let (kind, name) = name.ok_or_else(|| damaged(number))?;
+        let (&kind, name) = name.ok_or_else(|| damaged(number))?;
         builder.push(address, kind, name, 0)?;
     }
     Ok(builder)
+}
+
+/// A token's text; a short one is copied as 16 bytes at once, since lengths are what takes the time.
+struct Token<'a> {
+    head: [u8; 16],
+    text: &'a [u8],
+}
+
+impl<'a> Token<'a> {
+    fn new(text: &'a [u8]) -> Token<'a> {
+        let mut head = [0; 16];
+        head.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        Token { head, text }
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        let len = self.text.len();
+        if len > self.head.len() {
+            out.extend_from_slice(self.text);
+            return;
+        }
+        let end = out.len() + len;
+        out.extend_from_slice(&self.head);
+        out.truncate(end);
+    }
 }

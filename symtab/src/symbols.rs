@@ -104,6 +104,12 @@ impl Builder {
         Builder { names: Vec::new(), modules: Vec::new(), raws: Vec::new(), limits: *limits }
     }
 
+    /// With room for so many symbols, and bytes of names.
+    pub(crate) fn with_capacity(limits: &Limits, symbols: usize, names: usize) -> Builder {
+        let (raws, names) = (Vec::with_capacity(symbols), Vec::with_capacity(names.min(limits.names)));
+        Builder { raws, names, ..Builder::new(limits) }
+    }
+
     pub(crate) fn within(value: usize, limit: usize, what: &'static str) -> Result<(), Error> {
         if value > limit || u32::try_from(value).is_err() {
             return Err(Error::TooLarge { what, limit: limit as u64 });
@@ -112,11 +118,11 @@ impl Builder {
     }
 
     /// Adds a symbol; module 0 is the kernel proper, others come from [`Builder::module`].
-    pub(crate) fn push(&mut self, address: u64, kind: u8, name: &str, module: u16) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, address: u64, kind: u8, name: &[u8], module: u16) -> Result<(), Error> {
         Builder::within(self.raws.len() + 1, self.limits.symbols, "symbols")?;
         Builder::within(self.names.len() + name.len() + 1, self.limits.names, "bytes of symbol names")?;
         let start = self.names.len() as u32;
-        self.names.extend_from_slice(name.as_bytes());
+        self.names.extend_from_slice(name);
         self.names.push(0);
         self.raws.push(Raw { address, size: 0, name: start, module, kind });
         Ok(())
@@ -415,7 +421,7 @@ mod tests {
     fn build(list: &[(u64, u64, &str)]) -> Result<Symbols, Error> {
         let mut builder = Builder::new(&Limits::default());
         for &(address, size, name) in list {
-            builder.push(address, b'T', name, 0)?;
+            builder.push(address, b'T', name.as_bytes(), 0)?;
             builder.raws.last_mut().unwrap().size = size;
         }
         builder.finish()
@@ -487,9 +493,9 @@ mod tests {
     fn limits_hold() {
         let limits = Limits { symbols: 1, ..Limits::default() };
         let mut builder = Builder::new(&limits);
-        builder.push(0, b't', "a", 0).unwrap();
-        assert!(matches!(builder.push(0, b't', "b", 0), Err(Error::TooLarge { what: "symbols", .. })));
+        builder.push(0, b't', b"a", 0).unwrap();
+        assert!(matches!(builder.push(0, b't', b"b", 0), Err(Error::TooLarge { what: "symbols", .. })));
         let small = Limits { names: 3, ..Limits::default() };
-        assert!(Builder::new(&small).push(0, b't', "four", 0).is_err());
+        assert!(Builder::new(&small).push(0, b't', b"four", 0).is_err());
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn read(data: &[u8], builder: &mut Builder) -> Result<bool, Error> {
         modules |= !module.is_empty();
         hidden &= address == 0;
         let module = if module.is_empty() { 0 } else { builder.module(module)? };
-        builder.push(address, letter, name, module)?;
+        builder.push(address, letter, name.as_bytes(), module)?;
     }
     if hidden && lines > 0 {
         return Err(Error::HiddenAddresses);

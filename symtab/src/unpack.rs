@@ -59,32 +59,54 @@ impl Compression {
     /// Unpacks one stream at the start of `data` into at most `limit` bytes.
     pub(crate) fn unpack(self, data: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
         let failed = |err: io::Error| Error::Unpack { compression: self, detail: err.to_string() };
+        // The unpacked size stands at the end, put there by gzip or by the kernel's build. Should it be something else,
+        // no format packs a kernel to less than a 64th.
+        let last = data.len().checked_sub(4).and_then(|at| u32_at(data, at)).unwrap_or(0) as usize;
+        let hint = last.min(data.len().saturating_mul(64));
         match self {
-            Compression::Gzip => self.drain(flate2::read::GzDecoder::new(data), limit),
+            Compression::Gzip => self.drain(flate2::read::GzDecoder::new(data), hint, limit),
             Compression::Xz => {
-                self.drain(lzma_rust2::XzReader::new_mem_limit(data, false, DICTIONARY_KIB), limit)
+                self.drain(lzma_rust2::XzReader::new_mem_limit(data, false, DICTIONARY_KIB), hint, limit)
             }
             Compression::Lzma => {
                 let reader = lzma_rust2::LzmaReader::new_mem_limit(data, DICTIONARY_KIB, None);
-                self.drain(reader.map_err(failed)?, limit)
+                self.drain(reader.map_err(failed)?, hint, limit)
             }
             Compression::Zstd => {
                 let mut decoder =
                     zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?.single_frame();
                 decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
-                self.drain(decoder, limit)
+                self.drain(decoder, hint, limit)
             }
-            Compression::Bzip2 => self.drain(bzip2::read::BzDecoder::new(data), limit),
-            Compression::Lz4 => self.unpack_lz4(data, limit),
+            Compression::Bzip2 => self.drain(bzip2::read::BzDecoder::new(data), hint, limit),
+            Compression::Lz4 => self.unpack_lz4(data, hint, limit),
             Compression::Lzo => self.unpack_lzo(data, limit),
         }
     }
 
-    fn drain(self, reader: impl Read, limit: u64) -> Result<Vec<u8>, Error> {
-        let mut out = Vec::new();
-        let read = reader.take(limit.saturating_add(1)).read_to_end(&mut out);
-        read.map_err(|err| Error::Unpack { compression: self, detail: err.to_string() })?;
-        self.within(out, limit)
+    /// Reads until the end, or just beyond the limit. `hint` is how much there probably is: memory for it comes zeroed
+    /// from the system, page by page as it is written, and moves no more.
+    fn drain(self, mut reader: impl Read, hint: usize, limit: u64) -> Result<Vec<u8>, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut out = vec![0; hint.min(limit).saturating_add(1)];
+        let mut len = 0;
+        loop {
+            if len == out.len() {
+                if len > limit {
+                    break;
+                }
+                let more = len.max(1 << 20).min(limit + 1 - len);
+                out.resize(len + more, 0);
+            }
+            match reader.read(out.get_mut(len..).unwrap_or(&mut [])) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(Error::Unpack { compression: self, detail: err.to_string() }),
+            }
+        }
+        out.truncate(len);
+        self.within(out, limit as u64)
     }
 
     fn within(self, out: Vec<u8>, limit: u64) -> Result<Vec<u8>, Error> {
@@ -129,27 +151,30 @@ impl Compression {
         }
     }
 
-    fn unpack_lz4(self, data: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
-        let mut out = Vec::new();
-        let mut block = vec![0; LZ4_BLOCK];
-        let mut at = 4;
+    fn unpack_lz4(self, data: &[u8], hint: usize, limit: u64) -> Result<Vec<u8>, Error> {
+        let failed = |detail: String| Error::Unpack { compression: self, detail };
+        // Room for a block more than there is, since a block's own length is not known before it is unpacked.
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut out = vec![0; hint.min(most).saturating_add(LZ4_BLOCK)];
+        let (mut at, mut filled) = (4, 0);
         // Fewer than 8 bytes left: the appended size, or nothing.
         while data.len().saturating_sub(at) >= 8 {
             let len = u32_at(data, at).unwrap_or(0);
             let packed = slice(data, at as u64 + 4, u64::from(len)).filter(|packed| !packed.is_empty());
-            let Some(packed) = packed else {
-                let detail = format!("block of {len} bytes at offset {at}: the data ends before it");
-                return Err(Error::Unpack { compression: self, detail });
-            };
-            let unpacked = lz4_flex::block::decompress_into(packed, &mut block);
-            let unpacked =
-                unpacked.map_err(|err| Error::Unpack { compression: self, detail: err.to_string() })?;
-            out.extend_from_slice(block.get(..unpacked).unwrap_or(&[]));
-            if out.len() as u64 > limit {
+            let cut = || failed(format!("block of {len} bytes at offset {at}: the data ends before it"));
+            let packed = packed.ok_or_else(cut)?;
+            if out.len() - filled < LZ4_BLOCK {
+                out.resize(filled.saturating_mul(2).max(filled + LZ4_BLOCK), 0);
+            }
+            let block = out.get_mut(filled..filled + LZ4_BLOCK).unwrap_or(&mut []);
+            filled +=
+                lz4_flex::block::decompress_into(packed, block).map_err(|err| failed(err.to_string()))?;
+            if filled > most {
                 break;
             }
             at += 4 + packed.len();
         }
+        out.truncate(filled);
         self.within(out, limit)
     }
 }
