@@ -2,17 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-only
 # The control path on real Xen, in dom0: bad input changes nothing and says why; pools, pCPUs, vCPUs and domains
 # come and go under the microslice scheduler while a guest works. Boot with sched=microslice, 4 + 1 pCPUs.
-# One line a check: "@lab check NAME ok", or what is wrong.
 . /agent/lib.sh
-
-ok() { say "check $1 ok"; }
-bad() { name=$1; shift; say "check $name $*"; }
-
-# must NAME COMMAND...: it succeeds.
-must() {
-    name=$1; shift
-    if "$@" >/tmp/must 2>&1; then ok "$name"; else bad "$name" "$*: status $?: $(tr '\n' ' ' </tmp/must)"; fi
-}
+. /agent/check.sh
 
 # What bad input may not change.
 state() {
@@ -47,9 +38,6 @@ alive() {
     done
     ok "$1"
 }
-
-# is NAME WANTED GOT
-is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "wanted '$2', got '$3'"; fi; }
 
 pool_value() { microslice pool show "$1" --json | sed -n "s/.*\"$2\": \([0-9]*\).*/\1/p"; }
 

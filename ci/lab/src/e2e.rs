@@ -3,6 +3,7 @@
 //!
 //! All bounds are ratios to what was set, none is a measured time.
 
+use crate::cpio::Archive;
 use crate::images::{self, Images};
 use crate::inputs::LabInputs;
 use crate::measure::Record;
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// What to test.
 #[derive(Clone, Debug)]
 pub struct E2eArgs {
-    /// Paths of everything built; the `microslice` command is needed.
+    /// Paths of everything built; the `microslice` command and its package are needed.
     pub inputs: LabInputs,
     /// Where serial logs go.
     pub folder: PathBuf,
@@ -26,29 +27,47 @@ pub struct E2eArgs {
     pub jobs: usize,
     /// Wall time that one run may take.
     pub limit: Duration,
+    /// Only the run of this name, in small letters.
+    pub only: Option<String>,
 }
 
 /// One of the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
     Control,
+    Daemon,
     Accelerated,
     Again,
     NoRanges,
 }
 
+impl Case {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 /// Runs all cases, then says which failed and why.
 pub fn e2e(args: &E2eArgs) -> Result<()> {
     ensure!(args.inputs.microslice.is_some(), "e2e: the microslice command is needed");
+    let package = args.inputs.package.as_ref().context("e2e: the toolstack's package is needed")?;
+    let package = std::fs::read(package).with_context(|| format!("read {}", package.display()))?;
     eprintln!("e2e: images");
     let images = images::prepare(&args.inputs, false)?;
-    let queue = Mutex::new(vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control]);
+    // The daemon's run has not been through to its end once, so it is run when it is asked for by name.
+    let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control];
+    if let Some(only) = &args.only {
+        cases.push(Case::Daemon);
+        cases.retain(|case| case.name() == *only);
+        ensure!(!cases.is_empty(), "e2e: there is no run {only:?}");
+    }
+    let queue = Mutex::new(cases);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..args.jobs.clamp(1, 4) {
+        for _ in 0..args.jobs.clamp(1, 5) {
             scope.spawn(|| {
                 while let Some(case) = { locked(&queue).pop() } {
-                    match one(args, &images, case) {
+                    match one(args, &images, &package, case) {
                         Ok(()) => eprintln!("e2e: {case:?}: ok"),
                         Err(error) => {
                             eprintln!("e2e: {case:?}: FAILED: {error:#}");
@@ -61,6 +80,7 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     });
     let mut failures = failures.into_inner().map_err(|_| anyhow::anyhow!("e2e: a worker panicked"))?;
     if failures.is_empty()
+        && args.only.is_none()
         && let Err(error) = same_bytes(args)
     {
         failures.push(format!("{error:#}"));
@@ -89,13 +109,18 @@ fn short_run() -> Run {
 }
 
 fn folder(args: &E2eArgs, case: Case) -> PathBuf {
-    args.folder.join(format!("{case:?}").to_lowercase())
+    args.folder.join(case.name())
 }
 
-fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
+fn one(args: &E2eArgs, images: &Images, package: &[u8], case: Case) -> Result<()> {
     let mut run = short_run();
     match case {
-        Case::Control => return control(args, images),
+        Case::Control => return scripted(args, images, case, Archive::default()),
+        Case::Daemon => {
+            let mut extra = Archive::default();
+            extra.file("job/microslice.deb", package, 0o644);
+            return scripted(args, images, case, extra);
+        }
         Case::NoRanges => {
             run.config.name = "no-ranges".to_owned();
             run.config.push = false;
@@ -203,14 +228,17 @@ fn same_bytes(args: &E2eArgs) -> Result<()> {
     )
 }
 
-fn control(args: &E2eArgs, images: &Images) -> Result<()> {
+/// Runs tests/e2e/CASE.sh in dom0, with the files of `extra` beside its job, and judges its checks.
+fn scripted(args: &E2eArgs, images: &Images, case: Case, extra: Archive) -> Result<()> {
     let run = short_run();
-    let folder = folder(args, Case::Control);
-    let job = run.job_for("control", "poweroff");
+    let folder = folder(args, case);
+    let script = case.name();
+    let mut job = run.job_for(&script, "poweroff");
+    job.extend(extra.bytes());
     let finished = run::machine(
         &args.inputs,
         images,
-        "control",
+        &script,
         "sched=microslice",
         run.guest_pcpus + 1,
         run.seed,
@@ -224,7 +252,7 @@ fn control(args: &E2eArgs, images: &Images) -> Result<()> {
         .filter(|(_, wrong)| !wrong.is_empty())
         .map(|(name, wrong)| format!("{name}: {wrong}"))
         .collect();
-    ensure!(!checks.is_empty(), "the control script checked nothing");
+    ensure!(!checks.is_empty(), "{script}.sh checked nothing");
     ensure!(
         wrong.is_empty(),
         "{} of {} checks failed, serial log in {}:\n    {}",
@@ -233,6 +261,6 @@ fn control(args: &E2eArgs, images: &Images) -> Result<()> {
         folder.display(),
         wrong.join("\n    ")
     );
-    eprintln!("e2e: control path: {} checks", checks.len());
+    eprintln!("e2e: {case:?}: {} checks", checks.len());
     Ok(())
 }

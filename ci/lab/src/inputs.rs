@@ -19,6 +19,8 @@ pub struct LabInputs {
     pub guest: PathBuf,
     /// The `microslice` command for dom0; rows with the microslice scheduler need it.
     pub microslice: Option<PathBuf>,
+    /// The toolstack's Debian package; its own test needs it.
+    pub package: Option<PathBuf>,
     /// Where images are kept, e.g. `$XDG_CACHE_HOME/microslice`.
     pub cache: PathBuf,
     /// QEMU 10 or newer.
@@ -30,8 +32,10 @@ impl LabInputs {
     pub fn check(&self) -> Result<()> {
         let files =
             [(&self.hypervisor, "hypervisor (ELF)"), (&self.guest, "guest program"), (&self.qemu, "QEMU")];
-        for (path, what) in
-            files.into_iter().chain(self.microslice.iter().map(|path| (path, "microslice command")))
+        for (path, what) in files
+            .into_iter()
+            .chain(self.microslice.iter().map(|path| (path, "microslice command")))
+            .chain(self.package.iter().map(|path| (path, "toolstack's package")))
         {
             ensure!(path.is_file(), "lab inputs: {what}: {} is not a file", path.display());
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e`, `eval [SEEDS]`, or `script FILE` (run in dom0); inputs from the environment
-//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_CACHE, LAB_QEMU).
+//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e [RUN]`, `eval [SEEDS]`, or `script FILE` (run in dom0); inputs from the environment
+//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_CACHE, LAB_QEMU).
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
@@ -22,7 +22,13 @@ fn main() -> Result<()> {
     }
     if row == "e2e" {
         let folder = inputs.cache.join("e2e");
-        return e2e(&E2eArgs { inputs, folder, jobs: 1, limit: Duration::from_secs(1_200) });
+        return e2e(&E2eArgs {
+            inputs,
+            folder,
+            jobs: 1,
+            limit: Duration::from_secs(1_200),
+            only: words.next(),
+        });
     }
     if row == "script" {
         return script(&inputs, &words.next().context("usage: microslice-lab script FILE")?);
@@ -97,6 +103,7 @@ fn inputs() -> Result<LabInputs> {
         kernel_dir: need("LAB_KERNEL")?,
         guest: need("LAB_GUEST")?,
         microslice: path("LAB_MICROSLICE"),
+        package: path("LAB_PACKAGE"),
         cache: need("LAB_CACHE")?,
         qemu: path("LAB_QEMU").unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into()),
     })

@@ -4,6 +4,7 @@
 
 use crate::cache::Cache;
 use crate::kernel;
+use crate::package;
 use crate::toolstack;
 use crate::xen::{self, Inputs, Variant};
 use anyhow::{Context, Result, ensure};
@@ -98,6 +99,9 @@ pub struct E2e {
     /// Wall time that one run may take, in minutes
     #[arg(long, value_name = "MINUTES", default_value_t = 10)]
     limit: u64,
+    /// Only this one: accelerated, again, noranges, control, daemon
+    #[arg(long, value_name = "RUN")]
+    only: Option<String>,
 }
 
 /// Builds what is needed and runs the product.
@@ -105,11 +109,17 @@ pub struct E2e {
 /// # Errors
 /// If a part cannot be built or the product does not work.
 pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
+    let mut inputs = inputs(cache, root, &args.xen)?;
+    if let Some(command) = &inputs.microslice {
+        let out = root.join("target/package");
+        inputs.package = Some(package::build(root, &inputs.xen_tree, &args.xen, command, &out)?);
+    }
     e2e(&E2eArgs {
-        inputs: inputs(cache, root, &args.xen)?,
+        inputs,
         folder: root.join("target/e2e"),
         jobs: jobs(args.jobs),
         limit: Duration::from_secs(60 * args.limit),
+        only: args.only.clone(),
     })
 }
 
@@ -131,6 +141,7 @@ pub fn inputs(cache: &Cache, root: &Path, version: &str) -> Result<LabInputs> {
         kernel_dir: kernel::get(cache)?.dir,
         guest: toolstack::build_guest(root)?,
         microslice: Some(microslice),
+        package: None,
         cache: cache.dir("lab")?,
         qemu: qemu()?,
         xen_tree,
@@ -153,6 +164,7 @@ pub fn environment(inputs: &LabInputs) -> String {
         ("LAB_KERNEL", Some(&inputs.kernel_dir)),
         ("LAB_GUEST", Some(&inputs.guest)),
         ("LAB_MICROSLICE", inputs.microslice.as_ref()),
+        ("LAB_PACKAGE", inputs.package.as_ref()),
         ("LAB_CACHE", Some(&inputs.cache)),
         ("LAB_QEMU", Some(&inputs.qemu)),
     ];

@@ -7,6 +7,7 @@ mod check;
 mod kernel;
 mod lab;
 mod link_check;
+mod package;
 mod patches;
 mod run;
 mod rustlib;
@@ -65,6 +66,11 @@ enum Cmd {
     /// The `microslice` command for dom0
     #[command(subcommand)]
     Toolstack(ToolstackCmd),
+    /// A Debian package of the toolstack, in target/package
+    Package {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Measure, and write results.json and report.html to target/eval/NAME
     #[command(subcommand)]
     Eval(EvalCmd),
@@ -189,6 +195,11 @@ fn dispatch(command: Cmd) -> Result<()> {
             println!("{}", toolstack::build(&root, &tree)?.display());
             Ok(())
         }
+        Cmd::Package { which } => {
+            let tree = xen::tools(&cache, &inputs(&which)?)?;
+            println!("{}", package(&root, &tree, &which.xen)?.display());
+            Ok(())
+        }
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
         Cmd::Eval(EvalCmd::Sim(args)) => sim::eval(&root, &args),
         Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),
@@ -202,6 +213,11 @@ fn dispatch(command: Cmd) -> Result<()> {
         }
         Cmd::InstallBackports { packages } => apt::Apt::open(&cache)?.install_backports(&packages),
     }
+}
+
+/// The toolstack's package, built against the tools `tree` of Xen `version`.
+fn package(root: &Path, tree: &Path, version: &str) -> Result<PathBuf> {
+    package::build(root, tree, version, &toolstack::build(root, tree)?, &root.join("target/package"))
 }
 
 /// The project: what cargo says, or the directory above that has xen-patches.

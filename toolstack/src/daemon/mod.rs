@@ -310,7 +310,7 @@ impl Daemon {
         let ranges = plan::ranges(&self.xen, &mut self.kernels, rule, domain)?;
         let why = ranges.why();
         Ok(match ranges {
-            Ranges::Untouched => State::None("its rule gives it none".into()),
+            Ranges::Untouched => State::None("its rule asks for none".into()),
             Ranges::NoRecord | Ranges::NotBooted if tries < RECORD_TRIES || ranges == Ranges::NotBooted => {
                 State::Waiting(why.unwrap_or_default())
             }
