@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-3.0-only
+//! `microslice trace` on a trace of real Xen: tests/fixtures/pool.trace, which `cargo xtask e2e` leaves as
+//! target/e2e/pool.trace. It has to be taken anew when the scheduler's state or decisions change on purpose.
+
+use assert_cmd::Command;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pool.trace")
+}
+
+fn microslice(args: &[&str], file: &Path) -> (i32, String, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_microslice")).args(args).arg(file).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (done.status.code().unwrap(), text(done.stdout), text(done.stderr))
+}
+
+/// The fixture's bytes, changed.
+fn changed(edit: impl FnOnce(&mut Vec<u8>)) -> (TempDir, PathBuf) {
+    let mut bytes = Vec::new();
+    GzDecoder::new(std::fs::File::open(fixture()).unwrap()).read_to_end(&mut bytes).unwrap();
+    edit(&mut bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed.trace");
+    let mut out = GzEncoder::new(std::fs::File::create(&path).unwrap(), Compression::fast());
+    out.write_all(&bytes).unwrap();
+    out.finish().unwrap();
+    (folder, path)
+}
+
+/// Where the records begin.
+fn records(bytes: &[u8]) -> usize {
+    24 + u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize
+}
+
+#[test]
+fn a_trace_of_real_xen_replays_without_a_difference() {
+    let (status, out, err) = microslice(&["trace", "replay"], &fixture());
+    assert_eq!(status, 0, "{err}");
+    assert!(out.ends_with(": every decision is the same\n"), "{out}");
+    let (_, out, _) = microslice(&["--json", "trace", "replay"], &fixture());
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(report["events"].as_u64().unwrap() > 100 && report["differences"] == 0, "{out}");
+}
+
+#[test]
+fn the_first_decision_that_differs_is_named() {
+    // Event 20 was decided otherwise: one bit of its digest.
+    let (_folder, path) = changed(|bytes| {
+        let at = records(bytes) + 20 * 48 + 32;
+        bytes[at] ^= 1;
+    });
+    let (status, out, err) = microslice(&["trace", "replay"], &path);
+    assert_eq!((status, &*out), (1, ""));
+    assert!(err.contains("event 20 at 0.") && err.contains("the events before it gave the same"), "{err}");
+}
+
+#[test]
+fn events_are_shown_in_words() {
+    let (status, out, err) = microslice(&["trace", "show", "--limit", "400"], &fixture());
+    assert_eq!(status, 0, "{err}");
+    assert_eq!(out.lines().count(), 400);
+    for words in ["yields in an IPI wait", "keeps its pCPU", "gets an event", "runs unit", "pokes pCPU"] {
+        assert!(out.contains(words), "nothing {words} in\n{out}");
+    }
+}
+
+#[test]
+fn what_is_no_trace_or_a_damaged_one_says_so() {
+    let cases: [(&str, &dyn Fn(&mut Vec<u8>)); 7] = [
+        ("not a trace", &|b| b[0] ^= 1),
+        ("not a trace", &|b| b.truncate(10)),
+        ("its format is version 9, not 1", &|b| b[8] = 9),
+        ("recorded under version 255 of the scheduler's state", &|b| b[12] = 255),
+        ("the scheduler's state: it has not the size", &|b| b.truncate(1_000)),
+        ("the file ends inside it", &|b| b.truncate(b.len() - 1)),
+        ("events are missing", &|b| drop(b.drain(records(b)..records(b) + 48))),
+    ];
+    for (words, edit) in cases {
+        let (_folder, path) = changed(edit);
+        let (status, out, err) = microslice(&["trace", "replay"], &path);
+        assert_eq!((status, &*out), (1, ""), "{words}");
+        assert!(err.contains(words) && err.contains("changed.trace"), "{words}: {err}");
+    }
+    let (status, _, err) = microslice(&["trace", "replay"], Path::new("/nonexistent.trace"));
+    assert!(status == 1 && err.contains("open /nonexistent.trace"), "{err}");
+}
