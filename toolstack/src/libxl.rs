@@ -53,7 +53,8 @@ pub fn start_of(dir: &Path, domid: u32) -> Result<Start> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Start::NoRecord),
         Err(e) => return Err(e).with_context(read),
     };
-    let config: Config = serde_json::from_str(&text).with_context(read)?;
+    // libxl stores the string with its NUL.
+    let config: Config = serde_json::from_str(text.trim_end_matches('\0')).with_context(read)?;
     let info = config.b_info;
     Ok(match info.kernel {
         Some(kernel) if info.bootloader.is_none() => Start::Kernel(kernel),
@@ -76,7 +77,10 @@ mod tests {
         assert_eq!(start_of(dir.path(), 3).unwrap(), Start::NoRecord);
         put(
             "userdata-d.3.u.libxl-json",
-            r#"{"c_info": {"type": "pvh"}, "b_info": {"kernel": "/boot/vmlinuz", "cmdline": "q"}}"#,
+            concat!(
+                r#"{"c_info": {"type": "pvh"}, "b_info": {"kernel": "/boot/vmlinuz", "cmdline": "q"}}"#,
+                "\n\0"
+            ),
         );
         assert_eq!(start_of(dir.path(), 3).unwrap(), Start::Kernel("/boot/vmlinuz".into()));
         put("userdata-d.4.u.libxl-json", r#"{"b_info": {"type": "hvm"}}"#);
