@@ -72,14 +72,15 @@ fn events_are_shown_in_words() {
 
 #[test]
 fn what_is_no_trace_or_a_damaged_one_says_so() {
-    let cases: [(&str, &dyn Fn(&mut Vec<u8>)); 7] = [
-        ("not a trace", &|b| b[0] ^= 1),
-        ("not a trace", &|b| b.truncate(10)),
-        ("its format is version 9, not 1", &|b| b[8] = 9),
-        ("recorded under version 255 of the scheduler's state", &|b| b[12] = 255),
-        ("the scheduler's state: it has not the size", &|b| b.truncate(1_000)),
-        ("the file ends inside it", &|b| b.truncate(b.len() - 1)),
-        ("events are missing", &|b| drop(b.drain(records(b)..records(b) + 48))),
+    type Edit = fn(&mut Vec<u8>);
+    let cases: [(&str, Edit); 7] = [
+        ("not a trace", |b| b[0] ^= 1),
+        ("not a trace", |b| b.truncate(10)),
+        ("its format is version 9, not 1", |b| b[8] = 9),
+        ("recorded under version 255 of the scheduler's state", |b| b[12] = 255),
+        ("the scheduler's state: it has not the size", |b| b.truncate(1_000)),
+        ("the file ends inside it", |b| b.truncate(b.len() - 1)),
+        ("events are missing", |b| drop(b.drain(records(b)..records(b) + 48))),
     ];
     for (words, edit) in cases {
         let (_folder, path) = changed(edit);
