@@ -43,7 +43,8 @@ fn counters(stats: &[Option<Stat>]) -> String {
 }
 
 fn percent(stat: Option<&Stat>) -> String {
-    let scaled = stat.map(|s| Stat { mean: s.mean * 100.0, min: s.min * 100.0, max: s.max * 100.0 });
+    let scaled =
+        stat.map(|s| Stat { mean: s.mean * 100.0, min: s.min * 100.0, max: s.max * 100.0, ci95: None });
     scaled.map_or("-".to_owned(), |stat| cell(&stat, 1) + " %")
 }
 
@@ -291,7 +292,7 @@ mod tests {
     use crate::results::{Corunner, SCHEMA, Source, Target};
 
     fn stat(mean: f64) -> Stat {
-        Stat { mean, min: mean / 2.0, max: mean * 2.0 }
+        Stat { mean, min: mean / 2.0, max: mean * 2.0, ci95: None }
     }
 
     fn row(name: &str, us: f64) -> Row {

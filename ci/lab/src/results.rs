@@ -32,15 +32,30 @@ pub struct Stat {
     pub min: f64,
     /// Largest run.
     pub max: f64,
+    /// Half of the 95 % confidence interval of the mean, by Student's t; absent for fewer than two runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ci95: Option<f64>,
 }
+
+/// Student's t for 95 %, two-sided, by degrees of freedom from 1 on; beyond, the normal distribution's 1.96.
+const T95: [f64; 30] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
 
 impl Stat {
     /// Over the values of all runs that have one; `None` if none has.
     pub fn over(values: impl IntoIterator<Item = f64>) -> Option<Stat> {
         let values: Vec<f64> = values.into_iter().collect();
         let first = *values.first()?;
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        let ci95 = (n > 1)
+            .then(|| T95.get(n - 2).copied().unwrap_or(1.96) * (squares / (n - 1) as f64 / n as f64).sqrt());
         Some(Stat {
-            mean: values.iter().sum::<f64>() / values.len() as f64,
+            mean,
+            ci95,
             min: values.iter().copied().fold(first, f64::min),
             max: values.iter().copied().fold(first, f64::max),
         })
@@ -204,5 +219,18 @@ impl Results {
     /// A row by name.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_confidence_interval_is_students() {
+        assert_eq!(Stat::over([3.0]).and_then(|s| s.ci95), None);
+        // Mean 2, standard deviation 1, three runs: 4.303 / sqrt(3).
+        let ci = Stat::over([1.0, 2.0, 3.0]).and_then(|s| s.ci95).unwrap();
+        assert!((ci - 2.484).abs() < 0.001, "{ci}");
     }
 }
