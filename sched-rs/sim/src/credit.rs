@@ -12,6 +12,10 @@
 //! - A pCPU whose next vCPU is OVER (or that would idle) looks, at most every 1 ms, for a vCPU of higher priority in
 //!   the queues of others, and takes it, yielders excepted. Queues are sorted at the tick after an accounting.
 //!
+//! [`Settings::XEN_4_7`] is the paper's version (`xen/common/sched_credit.c` of 4.7), which differs in what a yield does: the
+//! rate limit holds for a yielder too, so who spins keeps its pCPU for its first millisecond, yielding every few
+//! microseconds; a yielder may be stolen; and pCPUs look elsewhere every time, not every millisecond.
+//!
 //! Not modelled: caps (credit parks vCPUs), NUMA, soft affinity, SMT-aware migration of running vCPUs.
 
 use crate::agenda::{NEVER, Ns};
@@ -36,14 +40,25 @@ pub struct Settings {
     pub slice: Ns,
     /// How long a vCPU runs before it may be preempted.
     pub ratelimit: Ns,
-    /// How often a pCPU looks for work elsewhere.
+    /// How often a pCPU looks for work elsewhere; 0: every time.
     pub balance: Ns,
+    /// The rate limit holds for yielders too.
+    pub limit_yields: bool,
+    /// A vCPU that yielded may be taken by another pCPU.
+    pub steal_yielders: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self { slice: 30_000_000, ratelimit: 1_000_000, balance: 1_000_000 }
-    }
+impl Settings {
+    /// Xen 4.20.
+    pub const XEN_4_20: Self = Self {
+        slice: 30_000_000,
+        ratelimit: 1_000_000,
+        balance: 1_000_000,
+        limit_yields: false,
+        steal_yielders: false,
+    };
+    /// Xen 4.7.
+    pub const XEN_4_7: Self = Self { balance: 0, limit_yields: true, steal_yielders: true, ..Self::XEN_4_20 };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -183,7 +198,8 @@ impl Credit {
             let busy = p.cur != NIL;
             let found = p.queue.iter().enumerate().find(|(_, v)| {
                 let u = &self.units[usize::from(**v)];
-                u.pri <= than || (!u.yielded && u.hard & 1 << cpu != 0)
+                let stays = u.yielded && !self.set.steal_yielders;
+                u.pri <= than || (!stays && u.hard & 1 << cpu != 0)
             });
             if let (true, Some((at, v))) = (busy, found.map(|(at, v)| (at, *v)))
                 && self.units[usize::from(v)].pri > than
@@ -306,18 +322,20 @@ impl Sched for Credit {
         if prev != NIL {
             self.burn(now, prev);
             let yielded = self.units[usize::from(prev)].yielded;
-            if runnable && !yielded && ran < self.set.ratelimit {
+            if runnable && (!yielded || self.set.limit_yields) && ran < self.set.ratelimit {
                 return (prev, (self.set.ratelimit - ran).max(100_000));
             }
             if runnable {
                 self.insert(prev);
+            } else {
+                self.units[usize::from(prev)].yielded = false;
             }
         }
         let first = self.cpus[c].queue.front().copied().unwrap_or(NIL);
         let pri = self.pri(first);
         let mut next = first;
         let mut stolen = None;
-        if pri <= Pri::Over && now.saturating_sub(self.cpus[c].balanced) > self.set.balance {
+        if pri <= Pri::Over && now.saturating_sub(self.cpus[c].balanced) >= self.set.balance {
             self.cpus[c].balanced = now;
             stolen = self.steal(cpu, pri);
         }
@@ -368,5 +386,28 @@ impl Sched for Credit {
 
     fn events(&self) -> u64 {
         self.events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agenda::Agenda;
+
+    #[test]
+    fn a_yield_in_the_first_millisecond_gives_way_in_4_20_and_not_in_4_7() {
+        let dom = |first: u16| Domain { vcpus: first..first + 1, weight: 256, cap: 0, hard: 1 };
+        for (set, want) in [(Settings::XEN_4_20, 1), (Settings::XEN_4_7, 0)] {
+            let mut c = Credit::new(1, set, &[dom(0), dom(1)], &[0, 0]);
+            let (mut poke, mut agenda) = (0, Agenda::new(8));
+            let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+            c.wake(0, 0, &mut out);
+            assert_eq!(c.schedule(0, 0, false, Class::None, &mut out).0, 0);
+            c.wake(10_000, 1, &mut out);
+            c.offer(100_000, 0, Class::LockWait, &mut out);
+            assert_eq!(c.schedule(100_000, 0, true, Class::LockWait, &mut out).0, want);
+            // When the rate limit is over, the yield counts in 4.7 too; in 4.20 it is the other's turn to give way.
+            assert_eq!(c.schedule(1_100_000, 0, true, Class::LockWait, &mut out).0, 1 - want);
+        }
     }
 }

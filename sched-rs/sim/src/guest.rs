@@ -151,6 +151,8 @@ pub struct Thread {
     answers: u8,
     /// The IPIs of the present operation have just been sent.
     sent: bool,
+    /// The present operation is a hostile guest's.
+    feigns: bool,
 }
 
 /// A lock.
@@ -242,6 +244,7 @@ impl Vm {
                     wait_since: 0,
                     answers: 0,
                     sent: false,
+                    feigns: false,
                 });
             }
         }
@@ -295,6 +298,7 @@ impl<S: Sched> Host<S> {
             Doing::Spin => Class::LockWait,
             Doing::Answers => Class::IpiWait,
             Doing::Blocked => Class::None,
+            Doing::Timed if t.feigns => Class::LockHold,
             Doing::Timed if t.class != Class::LockHold => t.class,
             Doing::Timed => {
                 let lock = t.held[usize::from(t.depth.saturating_sub(1))];
@@ -333,6 +337,10 @@ impl<S: Sched> Host<S> {
         } else if let Some(thread) = self.vms[vm].threads.get_mut(t) {
             if thread.doing == Doing::Timed {
                 thread.left = 0;
+                if std::mem::take(&mut thread.feigns) {
+                    self.vms[vm].stats.yields[0] += 1;
+                    return self.offer(v, Class::IpiWait);
+                }
                 if thread.sent {
                     thread.sent = false;
                     thread.doing = Doing::Answers;
@@ -492,9 +500,11 @@ impl<S: Sched> Host<S> {
             m.stats.waits[group].add(now - thread.wait_since);
             return true;
         }
-        if m.program.groups[group].kind == LockKind::Mutex {
+        let kind = m.program.groups[group].kind;
+        if !kind.is_atomic() {
             let owner = lock.holder;
-            let on_cpu = self.vcpus[usize::from(m.first + m.threads[usize::from(owner)].vcpu)].cur == owner;
+            let on_cpu = kind == LockKind::Mutex
+                && self.vcpus[usize::from(m.first + m.threads[usize::from(owner)].vcpu)].cur == owner;
             if !on_cpu {
                 lock.spinners.retain(|w| *w != id);
                 lock.blocked.push_back(id);
@@ -538,7 +548,7 @@ impl<S: Sched> Host<S> {
                 let lock = first + self.chance.below(usize::from(count)) as u16;
                 let g = &m.program.groups[usize::from(group)];
                 thread.irq_off += u8::from(g.irq_off);
-                thread.atomic += u8::from(g.kind != LockKind::Mutex);
+                thread.atomic += u8::from(g.kind.is_atomic());
                 let l = &mut m.locks[usize::from(lock)];
                 if l.holder == NIL && l.spinners.is_empty() {
                     l.holder = t as u16;
@@ -586,6 +596,10 @@ impl<S: Sched> Host<S> {
                     }
                 }
             }
+            Op::Feign(mean) => {
+                let work = self.chance.exponential(mean).max(1);
+                (thread.class, thread.user, thread.left, thread.feigns) = (Class::None, work, work, true);
+            }
             Op::Receive(each) => self.receive(vm, t, each),
         }
     }
@@ -616,7 +630,7 @@ impl<S: Sched> Host<S> {
         let g = &m.program.groups[usize::from(l.group)];
         let kind = g.kind;
         thread.irq_off -= u8::from(g.irq_off);
-        thread.atomic -= u8::from(kind != LockKind::Mutex);
+        thread.atomic -= u8::from(kind.is_atomic());
         l.holder = NIL;
         if kind == LockKind::Fifo {
             if !l.spinners.is_empty() {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agenda;
+pub mod calibrate;
 pub mod chance;
 pub mod costs;
 pub mod credit;
@@ -19,8 +20,10 @@ pub mod hist;
 pub mod machine;
 pub mod net;
 pub mod run;
+pub mod scenario;
 pub mod sched;
 pub mod workload;
 
 pub use run::{Kind, Record, Run, SchedSpec, VmRecord, VmSpec};
+pub use scenario::Scenario;
 pub use workload::Workload;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A NIC and its flow: packets arrive for one VM, its kernel takes them in the interrupt, a thread reads them.
 //!
-//! UDP-like: packets come at a fixed rate and are lost when the socket's buffer is full. TCP-like: the same, but the sender
-//! stops when a window of packets is unread, and goes on when they are read. Jitter as in RFC 1889, over the times at
-//! which the kernel takes packets.
+//! UDP-like: packets come at a fixed rate and are lost when the NIC's ring or the socket's buffer is full. TCP-like: the same, but
+//! the sender stops and goes on when there is room again; slow start and losses are not modelled. Jitter as in RFC 1889, over
+//! the times at which the kernel takes packets.
 
 use crate::agenda::Ns;
 use crate::engine::Host;
@@ -18,6 +18,8 @@ pub struct FlowSpec {
     pub gap_us: f64,
     /// Bits in a packet.
     pub bits: u32,
+    /// Packets that the NIC holds for the kernel.
+    pub ring: u32,
     /// Packets that may be unread: the socket's buffer, or TCP's window.
     pub window: u32,
     /// The sender waits for the receiver.
@@ -31,12 +33,13 @@ pub struct Flow {
     gap: Ns,
     /// When the next packet comes.
     pub next: Ns,
-    /// Sent and not read: in the NIC, in the kernel.
+    /// Sent and not read: in the NIC's ring, in the socket's buffer.
     unread: u32,
     /// In the socket's buffer.
     ready: u32,
-    /// Instants of arrival of packets that the kernel has not seen; only the first and their number.
+    /// The thread that waits for packets.
     reader: Option<u16>,
+    /// The sender waits for room.
     stalled: bool,
     /// Packets read.
     pub read: u64,
@@ -44,6 +47,7 @@ pub struct Flow {
     pub lost: u64,
     /// Transit of the last packet.
     transit: Option<Ns>,
+    /// When the first packet that the kernel has not taken came; the others came a gap apart.
     first_pending: Ns,
     /// Smoothed jitter, nanoseconds.
     pub jitter: f64,
@@ -87,7 +91,7 @@ impl<S: Sched> Host<S> {
         let source = self.flow_source(vm);
         let v = self.vms[vm].first;
         let Some(f) = &mut self.vms[vm].flow else { return };
-        if f.unread >= f.spec.window {
+        if f.unread >= f.spec.window || self.vcpus[usize::from(v)].packets >= f.spec.ring {
             if f.spec.tcp {
                 f.stalled = true;
                 return;
@@ -109,8 +113,12 @@ impl<S: Sched> Host<S> {
     /// The kernel has taken `n` packets.
     pub(crate) fn arrived(&mut self, vm: usize, n: u32) {
         let now = self.now;
+        let source = self.flow_source(vm);
         let Some(f) = &mut self.vms[vm].flow else { return };
         f.ready += n;
+        if f.unread < f.spec.window && std::mem::take(&mut f.stalled) {
+            self.agenda.set(source, now + f.gap);
+        }
         for i in 0..n {
             let sent = f.first_pending + u64::from(i) * f.gap;
             let transit = now.saturating_sub(sent);

@@ -39,6 +39,9 @@ pub struct SchedSpec {
     /// Who sizes the micro pool; microslice only.
     #[serde(default)]
     pub sizing: Sizing,
+    /// Micro cores run nothing but urgent vCPUs, as in the paper; microslice only.
+    #[serde(default)]
+    pub reserve: bool,
     /// Slice, milliseconds; not credit2.
     #[serde(default = "thirty")]
     pub slice_ms: u32,
@@ -93,8 +96,11 @@ fn thousand() -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Model of Xen's credit.
+    /// Model of the credit scheduler of Xen 4.20.
     Credit,
+    /// Model of the credit scheduler of Xen 4.7, the paper's baseline.
+    #[serde(rename = "credit-4.7")]
+    Credit47,
     /// Model of Xen's credit2.
     Credit2,
     /// The core.
@@ -106,7 +112,23 @@ impl SchedSpec {
     #[must_use]
     pub fn new(scheduler: Kind, micro_cores: Option<u32>) -> Self {
         let (policy, sizing) = (Row::Paper, Sizing::Static);
-        Self { scheduler, micro_cores, policy, sizing, micro_us: 100, slice_ms: 30, ratelimit_us: 1_000 }
+        let reserve = false;
+        Self {
+            scheduler,
+            micro_cores,
+            policy,
+            sizing,
+            reserve,
+            micro_us: 100,
+            slice_ms: 30,
+            ratelimit_us: 1_000,
+        }
+    }
+
+    /// The core set up as the paper is: micro cores that run nothing else, its row of actions.
+    #[must_use]
+    pub fn paper(micro_cores: u32) -> Self {
+        Self { reserve: true, ..Self::new(Kind::Microslice, Some(micro_cores)) }
     }
 }
 
@@ -124,7 +146,8 @@ pub struct VmSpec {
     /// Cap in percent of one pCPU; 0 is none.
     #[serde(default)]
     pub cap: u32,
-    /// pCPUs its vCPUs are pinned to; all micro cores are added, since a pinned vCPU could not be helped otherwise.
+    /// pCPUs its vCPUs are pinned to; micro cores are added (the first one, if their number changes), since a pinned vCPU could
+    /// not be helped otherwise.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cpus: Option<Vec<u8>>,
     /// Packets that come for its first vCPU.
@@ -250,7 +273,12 @@ impl Run {
             return Err(Error::Range("pcpus"));
         }
         let all = !0u64 >> (64 - self.pcpus);
-        let micro = self.sched.micro_cores.unwrap_or(0).min(u32::from(self.pcpus) - 1) as u8;
+        let most = match self.sched.sizing {
+            Sizing::Static => self.sched.micro_cores.unwrap_or(0),
+            Sizing::Paper | Sizing::Adaptive => 1,
+        };
+        let micro = if self.sched.scheduler == Kind::Microslice { most } else { 0 };
+        let micro = micro.min(u32::from(self.pcpus) - 1) as u8;
         let micro = all & !(all >> micro);
         let mut next = 0;
         let mut domains = vec![];
@@ -282,11 +310,15 @@ impl Run {
         }
         let s = &self.sched;
         match s.scheduler {
-            Kind::Credit => {
+            Kind::Credit | Kind::Credit47 => {
                 let set = credit::Settings {
                     slice: u64::from(s.slice_ms) * 1_000_000,
                     ratelimit: u64::from(s.ratelimit_us) * 1_000,
-                    ..credit::Settings::default()
+                    ..if s.scheduler == Kind::Credit {
+                        credit::Settings::XEN_4_20
+                    } else {
+                        credit::Settings::XEN_4_7
+                    }
                 };
                 self.with(Credit::new(self.pcpus, set, &domains, &self.placement(&domains)), &domains)
             }
@@ -300,8 +332,7 @@ impl Run {
                     micro_slice: Span::from_us(s.micro_us),
                     ratelimit: Span::from_us(s.ratelimit_us),
                     nr_micro: s.micro_cores.unwrap_or(0),
-                    // The paper's micro cores run nothing else.
-                    reserve: u32::from(s.policy == Row::Paper),
+                    reserve: u32::from(s.reserve),
                     sizing: match s.sizing {
                         Sizing::Static => Mode::Static,
                         Sizing::Paper => Mode::Paper,

@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
-    /// What it stands for and where its numbers come from; not read by the machine.
+    /// What it stands for; not read by the machine.
     pub about: String,
+    /// Numbers by name, each with its origin.
+    #[serde(default)]
+    pub params: BTreeMap<String, Param>,
     /// Locks by name.
     #[serde(default)]
     pub locks: BTreeMap<String, LockSpec>,
@@ -23,6 +26,35 @@ pub struct Workload {
     pub queues: BTreeMap<String, u32>,
     /// Threads.
     pub roles: Vec<Role>,
+}
+
+/// A number with its origin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Param {
+    /// The number.
+    pub value: f64,
+    /// Bounds between which the calibrator may set it; without them it stays as written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fit: Option<[f64; 2]>,
+    /// Where it comes from: a source, an estimate and its reason, or what it was fitted to.
+    pub origin: String,
+}
+
+/// A number where it is used: itself, or the name of a [`Param`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Num {
+    /// Itself.
+    Value(f64),
+    /// One of [`Workload::params`].
+    Name(String),
+}
+
+impl Default for Num {
+    fn default() -> Self {
+        Self::Value(0.0)
+    }
 }
 
 /// A lock, or several alike.
@@ -36,13 +68,13 @@ pub struct LockSpec {
     #[serde(default = "one")]
     pub count: u16,
     /// Mean time held, microseconds, exponentially distributed; steps inside come on top.
-    pub hold_us: f64,
+    pub hold_us: Num,
     /// Interrupts are off while it is held and waited for.
     #[serde(default)]
     pub irq_off: bool,
     /// Share of the holding time that the instruction pointer is inside a listed critical symbol.
     #[serde(default)]
-    pub seen: f64,
+    pub seen: Num,
 }
 
 /// See [`LockSpec::kind`].
@@ -55,8 +87,19 @@ pub enum LockKind {
     Spin,
     /// First come, first served, also if the next one is preempted: ticket and queued locks.
     Fifo,
-    /// Adaptive mutex or rw-semaphore taken for writing.
+    /// Adaptive mutex or rw-semaphore taken for writing: waiters spin while the owner is on its vCPU, preempted or not, and
+    /// block otherwise.
     Mutex,
+    /// rw-semaphore with readers, or a lock in user mode on futexes: waiters block.
+    Sleep,
+}
+
+impl LockKind {
+    /// A thread that waits for it or holds it cannot block.
+    #[must_use]
+    pub fn is_atomic(self) -> bool {
+        matches!(self, Self::Spin | Self::Fifo)
+    }
 }
 
 /// Threads that do the same.
@@ -75,13 +118,13 @@ pub struct Role {
 pub struct Step {
     /// Probability that the step is done (default 1).
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub p: Option<f64>,
+    pub p: Option<Num>,
     /// User-mode work, mean microseconds, exponential.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub user_us: Option<f64>,
+    pub user_us: Option<Num>,
     /// Kernel work outside of critical services, mean microseconds, exponential.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub kernel_us: Option<f64>,
+    pub kernel_us: Option<Num>,
     /// Take the lock, hold it, do `inside`, release it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lock: Option<String>,
@@ -93,7 +136,7 @@ pub struct Step {
     pub tlb: Option<u8>,
     /// Sleep for a mean time, microseconds, exponential: disk, timer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub sleep_us: Option<f64>,
+    pub sleep_us: Option<Num>,
     /// Put an item into a queue; block while it is full.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub put: Option<String>,
@@ -103,9 +146,13 @@ pub struct Step {
     /// Units of work done.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub done: Option<u32>,
+    /// A hostile guest: user-mode work of a mean length, microseconds, then a yield that pretends to wait for IPIs. Preempted
+    /// in it, the vCPU pretends to hold a lock.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub feign_us: Option<Num>,
     /// Read what the network stack has for this socket; block while there is nothing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub receive: Option<f64>,
+    pub receive: Option<Num>,
 }
 
 fn one() -> u16 {
@@ -118,9 +165,12 @@ pub enum Fault {
     /// A step names a lock or queue that is not declared.
     #[error("step {0}: there is no {1} called {2:?}")]
     Unknown(usize, &'static str, String),
+    /// A number names a parameter that is not declared.
+    #[error("there is no parameter called {0:?}")]
+    Param(String),
     /// A step has none or several kinds.
     #[error(
-        "step {0}: exactly one of user_us, kernel_us, lock, tlb, sleep_us, put, get, done, receive is wanted"
+        "step {0}: exactly one of user_us, kernel_us, lock, tlb, sleep_us, put, get, done, feign_us, receive is wanted"
     )]
     Kind(usize),
     /// A number is out of range.
@@ -169,6 +219,8 @@ pub enum Op {
     Maybe(u32, u16),
     /// Work done.
     Done(u32),
+    /// User-mode work of a mean length, then a false yield.
+    Feign(Ns),
     /// Read from the socket; the cost of a packet in user mode.
     Receive(Ns),
 }
@@ -227,7 +279,8 @@ impl Workload {
         let mut locks = 0u16;
         let (mut groups, mut first) = (vec![], vec![]);
         for (name, l) in &self.locks {
-            let fine = l.count > 0 && (0.0..=1.0).contains(&l.seen) && (0.0..1e6).contains(&l.hold_us);
+            let (seen, hold_us) = (self.number(&l.seen)?, self.number(&l.hold_us)?);
+            let fine = l.count > 0 && (0.0..=1.0).contains(&seen) && (0.0..1e6).contains(&hold_us);
             if !fine {
                 return Err(Fault::Range(format!("lock {name}")));
             }
@@ -238,7 +291,7 @@ impl Workload {
                 name: name.clone(),
                 kind: l.kind,
                 irq_off: l.irq_off,
-                seen: share(l.seen),
+                seen: share(seen),
                 class,
             });
         }
@@ -253,15 +306,31 @@ impl Workload {
         for role in &self.roles {
             let mut ops = vec![];
             c.steps(&role.steps, &mut ops, 0, false)?;
-            let takes_time = ops
-                .iter()
-                .any(|op| matches!(op, Op::User(1..) | Op::Kernel(1..) | Op::Sleep(1..) | Op::Receive(1..)));
+            let takes_time = ops.iter().any(|op| {
+                matches!(
+                    op,
+                    Op::User(1..) | Op::Kernel(1..) | Op::Feign(1..) | Op::Sleep(1..) | Op::Receive(1..)
+                )
+            });
             if role.threads == 0 || !takes_time {
                 return Err(Fault::Range("a role without threads, or whose loop takes no time,".into()));
             }
             roles.push((role.threads, ops));
         }
         Ok(Program { roles, groups, locks, queues: self.queues.values().copied().collect() })
+    }
+
+    /// What a number is.
+    ///
+    /// # Errors
+    /// If it names a parameter that is not declared.
+    pub fn number(&self, n: &Num) -> Result<f64, Fault> {
+        match n {
+            Num::Value(v) => Ok(*v),
+            Num::Name(name) => {
+                self.params.get(name).map(|p| p.value).ok_or_else(|| Fault::Param(name.clone()))
+            }
+        }
     }
 
     /// Threads of all roles.
@@ -277,7 +346,8 @@ impl Compiler<'_> {
             self.at += 1;
             let mut own = vec![];
             self.step(step, &mut own, depth, atomic)?;
-            if let Some(p) = step.p {
+            if let Some(p) = &step.p {
+                let p = self.from.number(p)?;
                 if !(0.0..=1.0).contains(&p) {
                     return Err(Fault::Range(format!("p of step {}", self.at)));
                 }
@@ -299,28 +369,34 @@ impl Compiler<'_> {
             s.put.is_some(),
             s.get.is_some(),
             s.done.is_some(),
+            s.feign_us.is_some(),
             s.receive.is_some(),
         ];
         if kinds.iter().filter(|k| **k).count() != 1 || (s.lock.is_none() && !s.inside.is_empty()) {
             return Err(Fault::Kind(at));
         }
-        for us in [s.user_us, s.kernel_us, s.sleep_us, s.receive].into_iter().flatten() {
-            if !(0.0..1e9).contains(&us) {
-                return Err(Fault::Range(format!("time of step {at}")));
+        let from = self.from;
+        let time = |n: &Num| {
+            let us = from.number(n)?;
+            if (0.0..1e9).contains(&us) {
+                Ok(ns(us))
+            } else {
+                Err(Fault::Range(format!("time of step {at}")))
             }
-        }
+        };
         let blocks = s.sleep_us.is_some()
             || s.put.is_some()
             || s.get.is_some()
             || s.tlb.is_some()
+            || s.feign_us.is_some()
             || s.receive.is_some();
         if atomic && blocks {
             return Err(Fault::Atomic(at));
         }
-        if let Some(us) = s.user_us {
-            ops.push(Op::User(ns(us)));
-        } else if let Some(us) = s.kernel_us {
-            ops.push(Op::Kernel(ns(us)));
+        if let Some(us) = &s.user_us {
+            ops.push(Op::User(time(us)?));
+        } else if let Some(us) = &s.kernel_us {
+            ops.push(Op::Kernel(time(us)?));
         } else if let Some(name) = &s.lock {
             let group = self
                 .names
@@ -331,18 +407,18 @@ impl Compiler<'_> {
             if depth >= MAX_HELD {
                 return Err(Fault::Depth(at));
             }
-            let spins = l.kind != LockKind::Mutex;
+            let spins = l.kind.is_atomic();
             if atomic && !spins {
                 return Err(Fault::Atomic(at));
             }
             ops.push(Op::Acquire { first: self.first[group], count: l.count, group: group as u8 });
-            ops.push(Op::Hold(ns(l.hold_us)));
+            ops.push(Op::Hold(time(&l.hold_us)?));
             self.steps(&s.inside, ops, depth + 1, atomic || spins)?;
             ops.push(Op::Release);
         } else if let Some(n) = s.tlb {
             ops.push(Op::Shoot(n));
-        } else if let Some(us) = s.sleep_us {
-            ops.push(Op::Sleep(ns(us)));
+        } else if let Some(us) = &s.sleep_us {
+            ops.push(Op::Sleep(time(us)?));
         } else if let Some(q) = s.put.as_ref().or(s.get.as_ref()) {
             let i = self
                 .queues
@@ -352,8 +428,10 @@ impl Compiler<'_> {
             ops.push(if s.put.is_some() { Op::Put(i as u8) } else { Op::Get(i as u8) });
         } else if let Some(n) = s.done {
             ops.push(Op::Done(n));
-        } else if let Some(us) = s.receive {
-            ops.push(Op::Receive(ns(us)));
+        } else if let Some(us) = &s.feign_us {
+            ops.push(Op::Feign(time(us)?));
+        } else if let Some(us) = &s.receive {
+            ops.push(Op::Receive(time(us)?));
         }
         Ok(())
     }
@@ -396,6 +474,7 @@ mod tests {
             "about: x\nroles: [{threads: 1, steps: [{user_us: 1}, {lock: a}]}]",
             "about: x\nlocks: {a: {hold_us: 1}}\nroles: [{threads: 1, steps: [{user_us: 1}, {lock: a, inside: [{tlb: 0}]}]}]",
             "about: x\nroles: [{threads: 1, steps: [{user_us: 5, p: 2}]}]",
+            "about: x\nroles: [{threads: 1, steps: [{user_us: work}]}]",
         ];
         for text in bad {
             assert!(read(text).is_err(), "{text}");

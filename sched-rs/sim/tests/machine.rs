@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold for every scheduler on the simulated machine.
 
-use microslice_sim::run::Sizing;
-use microslice_sim::{Kind, Run, SchedSpec, VmSpec, Workload};
+use microslice_sim::run::{Row, Sizing};
+use microslice_sim::{Kind, Run, Scenario, SchedSpec, VmSpec, Workload};
 
 fn workload(name: &str) -> Workload {
     let path = format!("{}/../../tests/scenarios/workloads/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -29,6 +29,33 @@ fn run(target: &str, kind: Kind, micro: Option<u32>, seed: u64) -> Run {
         measure_ms,
         seed,
     }
+}
+
+#[test]
+fn who_feigns_critical_sections_gets_no_more_than_its_share() {
+    for policy in [Row::Paper, Row::Borrow, Row::Grace] {
+        let mut r = run("hostile", Kind::Microslice, Some(u32::from(policy == Row::Paper)), 1);
+        (r.sched.policy, r.measure_ms) = (policy, 1_000);
+        let r = r.execute().unwrap();
+        let share = r.vms[0].pcpus / (r.vms[0].pcpus + r.vms[1].pcpus);
+        assert!((0.3..0.53).contains(&share), "{policy:?}: {share}");
+        assert!(r.vms[0].yields_per_s[0] > 1_000.0, "{policy:?}: it did not try");
+    }
+}
+
+#[test]
+fn a_flow_is_held_up_beside_another_vm_and_not_with_a_micro_core() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios");
+    let mut s = Scenario::read(&folder, "iperf-tcp").unwrap();
+    s.measure_ms = 500;
+    let mbit = |sched, alone| s.run(sched, alone, 1).execute().unwrap().vms[0].mbit_per_s.unwrap();
+    let stock = || SchedSpec::new(Kind::Credit, None);
+    let [alone, both, micro] = [mbit(stock(), true), mbit(stock(), false), mbit(SchedSpec::paper(1), false)];
+    assert!((900.0..960.0).contains(&alone), "{alone}");
+    assert!(
+        both < 0.65 * alone && micro > 1.2 * both,
+        "{alone} alone, {both} beside, {micro} with a micro core"
+    );
 }
 
 const KINDS: [(Kind, Option<u32>); 4] =
@@ -84,7 +111,7 @@ fn no_more_work_is_done_than_pcpus_can_do() {
 
 #[test]
 fn a_shootdown_alone_is_fast_and_slow_beside_another_vm() {
-    let both = run("shootdown", Kind::Credit, None, 1);
+    let both = run("dedup", Kind::Credit, None, 1);
     let mut alone = both.clone();
     alone.vms.truncate(1);
     let mean = |r: &Run| r.execute().unwrap().vms[0].tlb_us.clone().unwrap().mean;
@@ -96,7 +123,7 @@ fn a_shootdown_alone_is_fast_and_slow_beside_another_vm() {
 #[test]
 fn dynamic_sizing_uses_micro_cores() {
     for sizing in [Sizing::Paper, Sizing::Adaptive] {
-        let mut r = run("gmake", Kind::Microslice, Some(0), 1);
+        let mut r = run("dedup", Kind::Microslice, Some(0), 1);
         r.sched.sizing = sizing;
         let r = r.execute().unwrap();
         let [ipi, lock, irq, _] = r.vms[0].accelerated_per_s.unwrap();
