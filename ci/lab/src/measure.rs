@@ -108,9 +108,12 @@ fn check_speed(run: &Run, job: &JobResult, corunner: Option<f64>) -> Result<()> 
 fn rate(events: &[Event], from_ns: u64, to_ns: u64) -> Result<f64> {
     let samples: Vec<(u64, u64)> = events
         .iter()
-        .filter_map(
-            |event| if let Event::Progress { t_ns, work } = event { Some((*t_ns, *work)) } else { None },
-        )
+        .filter_map(|event| match event {
+            // Nothing is done before the first job starts. A first burst that is preempted may end within the window.
+            Event::Ready { t_ns, .. } => Some((*t_ns, 0)),
+            Event::Progress { t_ns, work } => Some((*t_ns, *work)),
+            _ => None,
+        })
         .collect();
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
         bail!("the co-runner has no samples")
@@ -220,6 +223,14 @@ mod tests {
         assert_eq!(rate(&events, 100, 300).unwrap(), 10.0);
         assert_eq!(rate(&events, 50, 150).unwrap(), 5.5);
         assert_eq!(rate(&events, 120, 180).unwrap(), 10.0);
+    }
+
+    #[test]
+    fn a_window_that_begins_within_the_first_burst_counts_from_the_start_of_it() {
+        let ready = Event::Ready { t_ns: 100, vcpus: 1, work_per_ms: 1.0, batches: Vec::new() };
+        let events = [vec![ready], progress(&[(300, 200), (400, 1_200)])].concat();
+        assert_eq!(rate(&events, 200, 300).unwrap(), 1.0);
+        assert!(rate(&events, 50, 300).is_err());
     }
 
     #[test]
