@@ -2,7 +2,10 @@
 //! Tables in `xl`'s manner, and JSON. A table's first column is a name and flush left, as are columns of free text; the
 //! others are flush right, with at least the width that keeps them where `xl` has them.
 
+use anyhow::{Context, Result};
 use serde::Serialize;
+use std::fs::{self, File};
+use std::path::Path;
 
 /// A heading and the least width of its column; 0 for free text.
 pub type Column = (&'static str, usize);
@@ -42,6 +45,22 @@ pub fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
 /// Indented JSON and a newline.
 pub fn json(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes a file as a whole, by way of `PATH.partial`, or leaves what was there.
+pub fn write_whole<T>(path: &Path, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let write = || -> Result<T> {
+        let mut file = File::create(&partial)?;
+        let done = fill(&mut file)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        Ok(done)
+    };
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&partial)))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 /// A cell for what is not known or does not apply.

@@ -6,6 +6,7 @@
 //! class and names. Unknown keys are errors.
 
 use crate::hyper::safe::types::Range;
+use crate::out::write_whole;
 use anyhow::{Context, Result, bail};
 use microslice_symtab::{Catalog, Explanation, KernelImage, Report};
 use serde::{Deserialize, Serialize};
@@ -143,20 +144,8 @@ impl KernelRanges {
         } else {
             serde_yaml::to_string(&file)?
         };
-        write_whole(path, &text)
+        write_whole(path, |file| Ok(file.write_all(text.as_bytes())?))
     }
-}
-
-/// Writes a file as a whole, or leaves what was there.
-pub fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = File::create(&partial)
-        .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
-    written
-        .inspect_err(|_| drop(fs::remove_file(&partial)))
-        .with_context(|| format!("write {}", path.display()))
 }
 
 fn address(text: &str) -> Result<u64> {

@@ -4,14 +4,14 @@
 use crate::cli;
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::types::{Action, Domain, Policy as Actions, Pool, Sizing};
-use crate::out::json;
+use crate::out::{json, write_whole};
 use crate::policy::Policy;
 use crate::policy::plan::{self, Change, Line};
-use crate::rangefile::write_whole;
 use crate::units;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 /// Runs a command of the group.
@@ -133,7 +133,7 @@ fn dump(file: Option<&Path>, as_json: bool) -> Result<String> {
     let dump = Dump { format: 1, pools: pools.iter().filter_map(pool_dump).collect(), domains };
     let text = if as_json { json(&dump)? } else { serde_yaml::to_string(&dump)? };
     let Some(file) = file else { return Ok(text) };
-    write_whole(file, &text)?;
+    write_whole(file, |out| Ok(out.write_all(text.as_bytes())?))?;
     Ok(String::new())
 }
 
@@ -232,15 +232,7 @@ mod tests {
             from: "30ms".into(),
             to: "20ms".into(),
         };
-        let web = Domain {
-            id: 3,
-            name: Some("web".into()),
-            kind: Kind::Hvm,
-            vcpus: 4,
-            max_vcpus: 4,
-            pool: 0,
-            dying: false,
-        };
+        let web = Domain::web();
         assert_eq!(
             diff(&[line], &[(web, "its kernel has not booted yet")]),
             "cpupool 'a' (id 0): slice 30ms -> 20ms\ndomain 'web' (id 3): ranges later: its kernel has not booted yet\n"

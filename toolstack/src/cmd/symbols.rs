@@ -143,19 +143,10 @@ fn done(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hyper::safe::types::Kind;
 
     #[test]
     fn a_push_says_what_is_in_force() {
-        let domain = Domain {
-            id: 3,
-            name: Some("web".into()),
-            kind: Kind::Hvm,
-            vcpus: 4,
-            max_vcpus: 4,
-            pool: 0,
-            dying: false,
-        };
+        let domain = Domain::web();
         assert_eq!(
             done(&domain, 812, Some(0x1a00_0000), 4, false).unwrap(),
             "812 ranges in force for domain 'web' (id 3), slide 0x1a000000, generation 4\n"

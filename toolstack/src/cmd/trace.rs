@@ -7,7 +7,7 @@
 use super::pool::only_pool;
 use crate::cli;
 use crate::hyper::safe::{Trace, Xen};
-use crate::out::json;
+use crate::out::{json, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use flate2::Compression;
 use flate2::read::GzDecoder;
@@ -55,19 +55,8 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
         Some(name) => xen.find_pool(name)?,
         None => only_pool(xen.pools()?)?,
     };
-    let part = output.with_extension("part");
-    let file = File::create(&part).with_context(|| format!("create {}", part.display()))?;
-    let done = drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds));
-    let (events, span, lost) = match done {
-        Ok(done) => done,
-        Err(e) => {
-            // Half a trace is of no use, and the error says why there is none.
-            let _ = std::fs::remove_file(&part);
-            return Err(e.context(format!("write {}", part.display())));
-        }
-    };
-    std::fs::rename(&part, output)
-        .with_context(|| format!("rename {} to {}", part.display(), output.display()))?;
+    let (events, span, lost) =
+        write_whole(output, |file| drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds)))?;
     if lost {
         eprintln!(
             "microslice: Xen's buffer was full after {span:.3} s, and the trace ends there: give more --room"
@@ -81,7 +70,7 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
 
 /// Until the time is up, Ctrl-C, or a record is lost; number of records, seconds between the first and the last, and whether
 /// one was lost.
-fn drain(mut trace: Trace<'_>, file: File, time: Duration) -> Result<(u64, f64, bool)> {
+fn drain(mut trace: Trace<'_>, file: &mut File, time: Duration) -> Result<(u64, f64, bool)> {
     let mut out = GzEncoder::new(BufWriter::new(file), Compression::default());
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
@@ -124,7 +113,7 @@ fn drain(mut trace: Trace<'_>, file: File, time: Duration) -> Result<(u64, f64, 
     if progress {
         eprintln!();
     }
-    out.finish()?.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+    out.finish()?.flush()?;
     Ok((events, last.saturating_sub(first) as f64 / 1e9, lost))
 }
 

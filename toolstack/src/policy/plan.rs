@@ -302,15 +302,7 @@ mod tests {
     use crate::hyper::safe::types::Row;
 
     fn domain() -> Domain {
-        Domain {
-            id: 3,
-            name: Some("web".into()),
-            kind: Kind::Hvm,
-            vcpus: 4,
-            max_vcpus: 4,
-            pool: 0,
-            dying: false,
-        }
+        Domain::web()
     }
 
     fn policy(text: &str) -> Policy {

@@ -237,6 +237,15 @@ pub struct Domain {
     pub dying: bool,
 }
 
+#[cfg(test)]
+impl Domain {
+    /// The guest of the tests: 'web', number 3, four vCPUs.
+    pub fn web() -> Domain {
+        let name = Some("web".into());
+        Domain { id: 3, name, kind: Kind::Hvm, vcpus: 4, max_vcpus: 4, pool: 0, dying: false }
+    }
+}
+
 /// A domain's share of its cpupool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Share {
