@@ -148,11 +148,12 @@ impl Timing {
             burst_ms: (10 * scale, 70 * scale),
             sleep_us: (100 * scale, 900 * scale),
             warm_slices: 3,
-            slices: 50,
-            iterations: 5 * 50,
+            slices: 0,
+            iterations: 0,
             think_us: (400 * scale, 1_600 * scale),
             ple_sw: 16,
         }
+        .lasting(50)
     }
 
     /// The same with another length of both workloads.
