@@ -3,7 +3,8 @@
 //!
 //! A guest kernel's critical symbols arrive as sorted, disjoint address ranges, each with a [`Class`]. [`classify`] finds
 //! the range that holds an instruction pointer in O(log n), n at most [`MAX_RANGES`]. User mode has no class: only kernel
-//! critical services are accelerated.
+//! critical services are accelerated. What the hypervisor knows besides, interrupts that are off or about to be delivered, it
+//! says as [`Class::IrqsOff`] and [`Class::Irq`].
 
 /// Upper bound on the ranges of one domain.
 pub const MAX_RANGES: usize = 4096;
