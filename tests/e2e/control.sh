@@ -119,6 +119,11 @@ is slice-set 20000 "$(pool_value Pool-0 slice_us)"
 must weight microslice domain set corunner --weight 512 --cap 250
 must weight-xl xl sched-microslice -d corunner -w 128 -c 0
 alive works-after-weights corunner
+must top-batch sh -c 'microslice top --batch -d 0.5 -n 2 >/tmp/top'
+# The hog has four vCPUs; the second block's rates are of a time in which it worked. Column 8: CPU%.
+is top-sees-the-guest-work yes "$(awk '$1 == "corunner" && $8 > 50 { found = "yes" } END { print found }' /tmp/top)"
+is top-sees-its-pcpus-busy yes "$(microslice top --json -d 0.5 -n 1 | sed -n 's/.*"busy_percent":[1-9].*/yes/p')"
+collect top cat /tmp/top
 
 phase vcpus
 must pause xl pause corunner

@@ -62,6 +62,27 @@ SIGTERM: end; what is in force stays in force. Its state is in xenstore below /t
 Example:
   microslice daemon --policy /etc/microslice/policy.yaml")]
     Daemon(Daemon),
+    /// Show what cpupools and domains do, again and again
+    #[command(after_help = "\
+Rates are differences of the hypervisor's counters between two readings. A screen of 80 columns by 24 lines suffices, a
+larger one shows more columns; a dash: not known yet, or nothing to show.
+
+Cpupools: micro cores of all pCPUs (Micro), who decides (Sizing, with the least and the greatest number), the two slices,
+micro slices a second (Runs), their part of the cpupool's time (Mic%), their mean length (Mean), the longest one while
+another vCPU waited for it since the cpupool was made (Longest), decisions that Xen refused (Reject). Below, each pCPU with
+the part of the time in which it was not idle; m: micro core, r: reserved for micro slices.
+
+Domains: ranges in force (R), time on all pCPUs in percent of one (CPU%), the part of it in micro slices (Mic%), their mean
+length (Mean); yields a second in an IPI wait and in a lock wait, and those whose vCPU kept its pCPU; accelerations a second
+for an IPI wait, a lock wait, an interrupt, a preemption; those refused or made to wait (Refus).
+
+Keys: q, Esc or Ctrl-C ends, s sorts by CPU, accelerations, ID or name, arrows and Page Up/Down scroll, Ctrl-L draws afresh.
+--batch prints every column, a block a reading; --json an object a line.
+
+Examples:
+  microslice top
+  microslice top --batch -d 10 -n 6 >>/var/log/microslice-top.log")]
+    Top(Top),
     /// Say what this host lacks, and the command that mends it
     #[command(after_help = "\
 Exit code 1 if something is lacking.
@@ -199,6 +220,20 @@ All change together or not at all.
 Example:
   microslice pool slice --normal 30ms --micro 100us")]
     Slice(SliceArgs),
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Print instead of drawing
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Time between two readings, 0.1 to 86400 s
+    #[arg(short, long, value_name = "SECONDS", default_value = "3", value_parser = units::parse_delay)]
+    pub delay: f64,
+    /// End after so many readings, besides the first
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: Option<u32>,
 }
 
 /// `daemon`.

@@ -28,10 +28,19 @@ pub fn parse_us(text: &str) -> Result<u32, String> {
     us.and_then(|us| u32::try_from(us).ok()).ok_or_else(|| format!("'{text}' is too long a time"))
 }
 
-/// Seconds, more than none and at most a day.
+/// Seconds, at most a day: how long to record.
 pub fn parse_seconds(text: &str) -> Result<f64, String> {
-    let wrong = || format!("'{text}' is not a number of seconds from 0.001 to 86400");
-    text.parse().ok().filter(|s| (0.001..=86_400.0).contains(s)).ok_or_else(wrong)
+    seconds(text, 0.001)
+}
+
+/// Seconds, at most a day: how long to wait.
+pub fn parse_delay(text: &str) -> Result<f64, String> {
+    seconds(text, 0.1)
+}
+
+fn seconds(text: &str, least: f64) -> Result<f64, String> {
+    let wrong = || format!("'{text}' is not a number of seconds from {least} to 86400");
+    text.parse().ok().filter(|s| (least..=86_400.0).contains(s)).ok_or_else(wrong)
 }
 
 /// Microseconds -> "30ms", "100us".

@@ -83,6 +83,7 @@ fn help_teaches_with_examples() {
         &["symbols", "push", "--help"],
         &["symbols", "show", "--help"],
         &["doctor", "--help"],
+        &["top", "--help"],
         &["domain", "set", "--help"],
         &["stats", "--help"],
         &["policy", "check", "--help"],
@@ -121,6 +122,8 @@ fn without_xen_every_command_that_needs_it_says_so() {
         &["domain", "show", "web"],
         &["domain", "set", "web", "--weight", "512"],
         &["stats", "--json"],
+        &["top", "--batch", "-n", "1"],
+        &["top", "--json"],
     ] {
         let error = fails(args);
         assert_eq!(

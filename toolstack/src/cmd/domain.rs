@@ -23,7 +23,7 @@ const COLUMNS: [Column; 8] = [
 ];
 
 /// A domain with all that the scheduler knows about it; `scheduled` is none under another scheduler.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct View {
     pub domid: u32,
     pub name: Option<String>,
@@ -36,7 +36,7 @@ pub struct View {
 }
 
 /// Share and counters.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Scheduled {
     #[serde(flatten)]
     pub share: Share,

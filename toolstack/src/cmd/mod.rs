@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The commands. Each returns all it has to print; none prints.
+//! The commands. Each returns all it has to print; only those that go on until they are told to end print by themselves.
 
 mod doctor;
 pub mod domain;
@@ -8,6 +8,7 @@ mod policy;
 pub mod pool;
 mod stats;
 mod symbols;
+mod top;
 mod trace;
 
 use crate::cli::{Cli, Command};
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<(String, bool)> {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir),
         Command::Daemon(args) => crate::daemon::run(args),
+        Command::Top(args) => top::run(args, cli.json),
         Command::Stats { domain } => stats::run(domain.as_deref(), cli.json),
     };
     Ok((text?, true))

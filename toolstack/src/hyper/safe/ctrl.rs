@@ -112,6 +112,20 @@ impl Ctrl {
         Ok(Some(domain(&info)).filter(|found| n == 1 && found.id == domid))
     }
 
+    /// How long each pCPU of the host has been idle, in ns.
+    pub fn idle_ns(&self) -> Result<Vec<u64>, Errno> {
+        let most = self.cpumap_size()? * 8;
+        let mut infos = vec![xc::xc_cpuinfo_t::default(); most];
+        let mut n = 0;
+        let room = i32::try_from(most).unwrap_or(i32::MAX);
+        // SAFETY: `infos` has at least `room` elements.
+        let rc = unsafe { xc::xc_getcpuinfo(self.ptr(), room, infos.as_mut_ptr(), &raw mut n) };
+        if rc < 0 {
+            return Err(last_errno());
+        }
+        Ok(infos.iter().take(usize::try_from(n).unwrap_or(0)).map(|info| info.idletime).collect())
+    }
+
     /// MSR_LSTAR of a vCPU of an HVM or PVH domain: where its kernel takes system calls, 0 if not set yet.
     pub fn lstar(&self, domid: u32, vcpu: u16) -> Result<u64, Errno> {
         let mut context = raw::hvm_hw_cpu::default();

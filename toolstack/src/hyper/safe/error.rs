@@ -17,6 +17,8 @@ pub enum Op {
     LookUp,
     /// Reading a cpupool's parameters and counters.
     ReadPool,
+    /// Reading how long pCPUs have been idle.
+    ReadIdle,
     /// Setting a cpupool's parameters.
     SetPool,
     /// Reading a domain's weight and cap.
@@ -46,6 +48,7 @@ impl Op {
             Op::ListDomains => "list domains",
             Op::LookUp => "find",
             Op::ReadPool => "read parameters of",
+            Op::ReadIdle => "read idle times of pCPUs",
             Op::SetPool => "set parameters of",
             Op::ReadDomain => "read weight and cap of",
             Op::SetDomain => "set weight and cap of",

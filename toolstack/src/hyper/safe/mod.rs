@@ -147,6 +147,11 @@ impl Xen {
         Ok(Pool { schedule: Some(self.schedule(&object, pool.id)?), ..pool.clone() })
     }
 
+    /// How long each pCPU of the host has been idle, in ns, by its number.
+    pub fn idle_ns(&self) -> Result<Vec<u64>, Error> {
+        self.ctrl.idle_ns().map_err(|e| self.fail(Op::ReadIdle, Object::Host, e))
+    }
+
     /// All domains, with their names where xenstore has them.
     pub fn domains(&self) -> Result<Vec<Domain>, Error> {
         let mut domains = self.ctrl.domains().map_err(|e| self.fail(Op::ListDomains, Object::Host, e))?;

@@ -272,6 +272,14 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct Stats { $($(#[$doc])* pub $field: u64),* }
 
+        impl Stats {
+            /// What has happened since `then`; none if a counter went back. What is no counter is as it is now.
+            pub fn since(&self, then: &Stats) -> Option<Stats> {
+                let then = Stats { ranges: 0, generation: 0, ..*then };
+                Some(Stats { $($field: self.$field.checked_sub(then.$field)?),* })
+            }
+        }
+
         impl From<&raw::xen_domctl_microslice_stats> for Stats {
             fn from(raw: &raw::xen_domctl_microslice_stats) -> Stats {
                 Stats { $($field: raw.$field),* }
