@@ -3,8 +3,8 @@
 
 use core::mem::offset_of;
 
-use microslice_core::pool::Decision;
-use microslice_core::state::{Cpu, Dom, MAX_CPUS, Shared, Unit};
+use microslice_core::pool::{Decision, Pool};
+use microslice_core::state::{Cpu, Dom, MAX_CPUS, NIL, Place, Shared, Unit};
 use microslice_core::{Event, Record, Time};
 
 use crate::{Head, MAGIC, layout, pool};
@@ -18,6 +18,8 @@ pub enum BadState {
     Magic,
     /// A byte, at this offset, has a value that it never has.
     Byte(usize),
+    /// Its queue is no tree of all units that wait.
+    Queue,
 }
 
 impl core::fmt::Display for BadState {
@@ -26,6 +28,7 @@ impl core::fmt::Display for BadState {
             BadState::Size => f.write_str("it has not the size that its head says"),
             BadState::Magic => f.write_str("it does not begin as a pool's state does"),
             BadState::Byte(at) => write!(f, "byte {at} has a value that it never has"),
+            BadState::Queue => f.write_str("its queue is not a tree of all units that wait"),
         }
     }
 }
@@ -41,7 +44,7 @@ impl Replay {
     /// The pool whose block was copied to `state`.
     ///
     /// # Errors
-    /// See [`BadState`]. Links between units are not checked: a forged state may give nonsense, or take for ever.
+    /// See [`BadState`]. A forged state that passes may give nonsense, in bounded time.
     pub fn new(state: &[u8]) -> Result<Self, BadState> {
         let word = |at: usize| state.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
         let units = word(offset_of!(Head, units)).ok_or(BadState::Size)?;
@@ -59,17 +62,43 @@ impl Replay {
         narrow(state, units_at, size_of::<Unit>(), units as usize, &Unit::NARROW)?;
         narrow(state, doms_at, size_of::<Dom>(), doms as usize, &Dom::NARROW)?;
         let words = state.chunks_exact(8).filter_map(|c| c.try_into().ok());
-        Ok(Self { mem: words.map(u64::from_ne_bytes).collect() })
+        let mut replay = Self { mem: words.map(u64::from_ne_bytes).collect() };
+        let whole = replay
+            .pool()
+            .is_some_and(|p| tree(&p) == Some(p.units.iter().filter(|u| u.place == Place::Queued).count()));
+        if whole { Ok(replay) } else { Err(BadState::Queue) }
+    }
+
+    fn pool(&mut self) -> Option<Pool<'_>> {
+        // SAFETY: `mem` holds a block that `new` checked: of the size that its head says, 8-byte aligned as a vector of u64, and
+        // no byte of it has a value that its type has not. Nobody else has a reference to it.
+        unsafe { pool(self.mem.as_mut_ptr().cast()) }
     }
 
     /// Does what a record says; the event and today's decision. `None` if it says nothing that makes sense.
     pub fn step(&mut self, record: &Record) -> Option<(Time, Event, Decision)> {
         let (now, event) = record.event()?;
-        // SAFETY: `mem` holds a block that `new` checked: of the size that its head says, 8-byte aligned as a vector of u64, and
-        // no byte of it has a value that its type has not. Nobody else has a reference to it.
-        let mut pool = unsafe { pool(self.mem.as_mut_ptr().cast()) }?;
-        Some((now, event, pool.handle(now, event)))
+        let d = self.pool()?.handle(now, event);
+        Some((now, event, d))
     }
+}
+
+/// How many units the queue has, if each says that it waits there and has one parent. Walks of the core along other links
+/// are bounded; this one must end by itself.
+fn tree(pool: &Pool<'_>) -> Option<usize> {
+    let (mut n, mut todo) = (0, vec![(NIL, pool.shared.root)]);
+    while let Some((up, at)) = todo.pop() {
+        if at == NIL {
+            continue;
+        }
+        let u = pool.unit(at).filter(|u| u.up == up && u.place == Place::Queued)?;
+        if u.left == u.right && u.left != NIL {
+            return None;
+        }
+        n += 1;
+        todo.extend([(at, u.left), (at, u.right)]);
+    }
+    Some(n)
 }
 
 /// Checks the bytes of `n` structures of `size` bytes from `at` on.
@@ -135,6 +164,22 @@ mod tests {
         let mut bad = good.clone();
         bad[place] = Place::Leaving as u8 + 1;
         assert_eq!(Replay::new(&bad).err(), Some(BadState::Byte(place)));
+        // Unit 1 as its own parent and child in the queue would never end.
+        let put = |bytes: &mut Vec<u8>, at: usize, value: u16| {
+            bytes[at..at + 2].copy_from_slice(&value.to_ne_bytes())
+        };
+        let unit = |field: usize| units_at + size_of::<Unit>() + field;
+        let shared = |field: usize| offset_of!(Head, shared) + field;
+        let mut bad = good.clone();
+        bad[unit(offset_of!(Unit, place))] = Place::Queued as u8;
+        put(&mut bad, shared(offset_of!(Shared, root)), 1);
+        assert!(Replay::new(&bad).is_ok(), "a queue of one unit");
+        put(&mut bad, unit(offset_of!(Unit, left)), 1);
+        assert_eq!(Replay::new(&bad).err(), Some(BadState::Queue));
+        put(&mut bad, unit(offset_of!(Unit, up)), 1);
+        assert_eq!(Replay::new(&bad).err(), Some(BadState::Queue));
+        put(&mut bad, shared(offset_of!(Shared, root)), NIL);
+        assert_eq!(Replay::new(&bad).err(), Some(BadState::Queue), "in the queue, and not in it");
         let mut bad = good;
         bad[offset_of!(Head, units)] = 9;
         assert_eq!(Replay::new(&bad).err(), Some(BadState::Size));
