@@ -51,6 +51,7 @@ fi
 await target done "$LIMIT" 200 || { for domain in $domains; do dump_guest $domain; done; fail "target not done"; }
 [ "$CORUN" = 1 ] && xl pause corunner
 phase collect
+xl set-parameters idle-spin=0
 for domain in $domains; do print_guest $domain; done
 collect vcpu-list xl vcpu-list
 collect cpupool-list xl cpupool-list
@@ -61,7 +62,6 @@ if [ "$TRACE" = 1 ]; then
     collect replay microslice trace replay --json /tmp/pool.trace
     collect trace base64 /tmp/pool.trace
 fi
-xl set-parameters idle-spin=0
 for domain in $domains; do xl destroy $domain || fail "destroy $domain"; done
 phase done
 exit 0

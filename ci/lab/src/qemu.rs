@@ -41,7 +41,7 @@ pub struct Machine<'a> {
 
 const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_vcpus_pin x2apic=0 \
                    cpuidle=0 bootscrub=0 loglvl=warning guest_loglvl=warning/warning";
-const DOM0: &str = "console=hvc0 panic=1 quiet loglevel=1 nokaslr nowatchdog";
+const DOM0: &str = "console=hvc0 panic=1 quiet loglevel=1 nokaslr nowatchdog cryptomgr.notests";
 
 impl Machine<'_> {
     /// QEMU's arguments; the recipe's, one by one.

@@ -258,11 +258,11 @@ impl Run {
     }
 
     fn guest_config(&self, name: &str, jobs: &str, end: &str) -> String {
-        let memory = if matches!(self.workload, Workload::Stress { .. }) { 768 } else { 256 };
+        let memory = if matches!(self.workload, Workload::Stress { .. }) { 768 } else { 128 };
         format!(
             "name = \"{name}\"\ntype = \"pvh\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\n\
              memory = {memory}\nvcpus = {}\ncpus = \"1-{}\"\ntsc_mode = \"native\"\non_crash = \"preserve\"\n\
-             extra = \"console=hvc0 quiet loglevel=1 nokaslr panic=0 nowatchdog clocksource=xen \
+             extra = \"console=hvc0 quiet loglevel=1 nokaslr panic=0 nowatchdog cryptomgr.notests clocksource=xen \
              rcupdate.rcu_cpu_stall_suppress=1 ms.wait_ms=500 ms.seed={} ms.jobs={jobs} ms.end={end}\"\n",
             self.vcpus, self.guest_pcpus, self.seed
         )
