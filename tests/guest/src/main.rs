@@ -58,7 +58,11 @@ fn run(text: &str) -> Result<End> {
     report(&Event::Ready { t_ns: sys::shared_ns(), vcpus, work_per_ms, batches });
     let guest = Guest { vcpus, seed: order.seed, work_per_ms, report: &report };
     for job in &order.jobs {
-        report(&Event::Result(workload::run(job, &guest)?));
+        let result = workload::run(job, &guest)?;
+        if std::process::id() != 1 {
+            eprintln!("{result}");
+        }
+        report(&Event::Result(result));
     }
     report(&Event::Done { t_ns: sys::shared_ns() });
     Ok(order.end)

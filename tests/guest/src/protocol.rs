@@ -80,6 +80,19 @@ impl JobResult {
     }
 }
 
+/// For people.
+impl std::fmt::Display for JobResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} operations in {:.2} s", self.job, self.ops, self.seconds())?;
+        let Some(latency) = &self.latency else { return Ok(()) };
+        let us = |ns: Option<u64>| ns.unwrap_or(0) as f64 / 1e3;
+        let mean = latency.mean_ns().unwrap_or(0.0) / 1e3;
+        let (p50, p99) = (us(latency.quantile_ns(0.5)), us(latency.quantile_ns(0.99)));
+        let max = us(Some(latency.max_ns));
+        write!(f, "; each in mean {mean:.1}, p50 {p50:.1}, p99 {p99:.1}, max {max:.1} us")
+    }
+}
+
 /// The console line of an event.
 pub fn line(event: &Event) -> String {
     // Maps with string keys and numbers only: serialisation has no failing case.
@@ -111,6 +124,8 @@ mod tests {
             user_threads: 3,
             latency: Some(latency.wire()),
         };
+        let words = "shootdown: 1 operations in 2.00 s; each in mean 145.0, p50 ";
+        assert!(result.to_string().starts_with(words), "{result}");
         let event = Event::Result(result);
         let text = format!("[noise] {}\r\n", line(&event));
         assert_eq!(parse(&text).unwrap().unwrap(), event);
