@@ -152,9 +152,27 @@ Example:
         /// Trace file
         file: PathBuf,
     },
+    /// Write a trace in a form that a viewer of traces opens
+    #[command(after_help = "\
+Needs no Xen. Open the file at ui.perfetto.dev, which keeps it on your machine, or in chrome://tracing. Tracks: each pCPU with
+the vCPU that ran there, its yields, and why it left; accelerations by cause; settings and the number of micro cores.
+
+Example:
+  microslice trace export web.trace -o web.json")]
+    Export {
+        /// Trace file
+        file: PathBuf,
+        /// The form
+        #[arg(long, value_enum, default_value = "chrome")]
+        format: Format,
+        /// Where to; printed if left out
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print the events of a trace, with the decisions of this command's scheduler
     #[command(after_help = "\
-Columns: number, seconds since the first event, event, decision. Units and domains have the scheduler's own numbers.
+Columns: number, seconds since the first event, event, decision. d2v3 is vCPU 3 of domain 2; a vCPU that no event names has
+the scheduler's own number.
 
 Example:
   microslice trace show --limit 100 web.trace")]
@@ -165,6 +183,13 @@ Example:
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
     },
+}
+
+/// What `trace export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Chrome's trace event format, JSON
+    Chrome,
 }
 
 /// `pool`.

@@ -65,9 +65,89 @@ fn events_are_shown_in_words() {
     let (status, out, err) = microslice(&["trace", "show", "--limit", "400"], &fixture());
     assert_eq!(status, 0, "{err}");
     assert_eq!(out.lines().count(), 400);
-    for words in ["yields in an IPI wait", "keeps its pCPU", "gets an event", "runs unit", "pokes pCPU"] {
+    for words in [
+        "yields in ipi-wait",
+        "keeps its pCPU",
+        "gets an event",
+        " runs for ",
+        "preempted on pCPU",
+        "pokes pCPU",
+    ] {
         assert!(out.contains(words), "nothing {words} in\n{out}");
     }
+}
+
+#[test]
+fn an_export_is_whole_json_with_a_track_for_each_pcpu_on_which_nothing_overlaps() {
+    let (status, out, err) = microslice(&["trace", "export", "--format", "chrome"], &fixture());
+    assert_eq!((status, &*err), (0, ""));
+    let begins = [
+        r#"{"displayTimeUnit":"ms","traceEvents":["#,
+        r#"{"args":{"name":"pCPUs"},"name":"process_name","ph":"M","pid":1}"#,
+        r#"{"args":{"name":"scheduler"},"name":"process_name","ph":"M","pid":2}"#,
+        r#"{"args":{"name":"accelerations"},"name":"thread_name","ph":"M","pid":2,"tid":1000001}"#,
+        r#"{"args":{"name":"settings and sizing"},"name":"thread_name","ph":"M","pid":2,"tid":1000002}"#,
+        r#"{"args":{"name":"pCPU 0"},"name":"thread_name","ph":"M","pid":1,"tid":1}"#,
+        r#"{"args":{"sort_index":1},"name":"thread_sort_index","ph":"M","pid":1,"tid":1}"#,
+    ];
+    for (line, begin) in out.lines().zip(begins) {
+        assert_eq!(line.trim_end_matches(','), begin);
+    }
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let events = value["traceEvents"].as_array().unwrap();
+    let of = |ph: &str| events.iter().filter(|e| e["ph"] == ph).collect::<Vec<_>>();
+    let (mut now, mut open) = (0.0, std::collections::BTreeMap::new());
+    for event in events.iter().filter(|e| e["ph"] != "M") {
+        let (ts, tid) = (event["ts"].as_f64().unwrap(), event["tid"].as_u64().unwrap());
+        assert!(ts >= now, "goes back: {event}");
+        now = ts;
+        match event["ph"].as_str().unwrap() {
+            "B" => assert_eq!(open.insert(tid, ts), None, "begins in another: {event}"),
+            "E" => assert!(open.remove(&tid).is_some_and(|begin| ts >= begin), "ends nothing: {event}"),
+            _ => {}
+        }
+    }
+    assert!(open.is_empty(), "has no end: {open:?}");
+    let tracks: Vec<&str> = of("M").iter().filter_map(|e| e["args"]["name"].as_str()).collect();
+    assert!(["pCPU 0", "pCPU 1", "pCPU 2", "pCPU 3"].iter().all(|name| tracks.contains(name)), "{tracks:?}");
+    let slices = of("B");
+    let micro = slices.iter().filter(|e| e["cat"] == "micro" && e["args"]["why"].is_string()).count();
+    assert!(micro > 10 && slices.len() > micro, "{micro} of {}", slices.len());
+    for cat in ["yield", "acceleration"] {
+        assert!(of("i").iter().any(|e| e["cat"] == cat && e["s"] == "t"), "no {cat}");
+    }
+    assert!(of("C").iter().any(|e| e["args"]["cores"].is_u64()));
+    // As many as `show` tells of, besides what ran already; one that stays begins anew only in a slice of the other kind.
+    let (_, shown, _) = microslice(&["trace", "show"], &fixture());
+    let runs =
+        shown.lines().filter(|line| line.contains(" runs for ") && !line.contains(" stays on ")).count();
+    let already = slices.iter().filter(|e| e["args"]["began"].is_string()).count();
+    let begun = slices.len() - already;
+    assert!((runs..=runs + runs / 10).contains(&begun), "{begun} slices, {runs} decisions");
+}
+
+#[test]
+fn an_export_to_a_file_is_whole_or_leaves_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("pool.json");
+    let (status, out, err) = microslice(&["trace", "export", "-o", to.to_str().unwrap()], &fixture());
+    assert_eq!((status, &*out, &*err), (0, "", ""));
+    let whole = std::fs::read_to_string(&to).unwrap();
+    assert_eq!(whole, microslice(&["trace", "export"], &fixture()).1);
+    let (_other, cut) = changed(|bytes| bytes.truncate(bytes.len() - 1));
+    let (status, _, err) = microslice(&["trace", "export", "-o", to.to_str().unwrap()], &cut);
+    assert!(status == 1 && err.contains("the file ends inside it"), "{err}");
+    let (_other, differs) = changed(|bytes| {
+        let at = records(bytes) + 20 * 48 + 32;
+        bytes[at] ^= 1;
+    });
+    let (status, _, err) = microslice(&["trace", "export", "-o", to.to_str().unwrap()], &differs);
+    assert!(
+        status == 1 && err.contains("decides event 20 otherwise; see `microslice trace replay`"),
+        "{err}"
+    );
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), whole);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half is left");
 }
 
 #[test]

@@ -75,6 +75,11 @@ impl Replay {
         unsafe { pool(self.mem.as_mut_ptr().cast()) }
     }
 
+    /// Looks at the pool as it is. `None` never, for a state that [`Replay::new`] took.
+    pub fn look<R>(&mut self, look: impl FnOnce(&Pool<'_>) -> R) -> Option<R> {
+        self.pool().map(|pool| look(&pool))
+    }
+
     /// Does what a record says; the event and today's decision. `None` if it says nothing that makes sense.
     pub fn step(&mut self, record: &Record) -> Option<(Time, Event, Decision)> {
         let (now, event) = record.event()?;

@@ -4,6 +4,8 @@
 //! A trace file is gzip of: "msptrace", version of this format (4 bytes), version of state and records (4), size of the state
 //! (8), the state, then records of 48 bytes to the end. Numbers are little-endian.
 
+mod chrome;
+
 use super::pool::only_pool;
 use crate::cli;
 use crate::hyper::safe::{Trace, Xen};
@@ -12,11 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use microslice_core::pool::{Decision, Event};
+use microslice_core::pool::{Decision, Event, Pool};
 use microslice_core::state::NIL;
-use microslice_core::{Class, Record, Time};
+use microslice_core::{Class, Record, Span, Time};
 use microslice_ffi::replay::Replay;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
@@ -36,6 +39,10 @@ pub fn run(command: &cli::Trace, as_json: bool) -> Result<String> {
             record(pool.as_deref(), *seconds, *room, output, as_json)
         }
         cli::Trace::Replay { file } => replay(file, as_json),
+        cli::Trace::Export { file, format, output } => {
+            chrome::export(file, *format, output.as_deref())?;
+            Ok(String::new())
+        }
         cli::Trace::Show { file, limit } => show(file, *limit, as_json),
     }
 }
@@ -123,21 +130,43 @@ struct Reader {
     pool: Replay,
     index: u64,
     first: u64,
+    /// Domain and vCPU of the units, as far as events name them.
+    names: HashMap<u16, (u16, u16)>,
 }
 
 /// One event, what was decided then, and what is decided now.
 struct Step {
     index: u64,
     /// Since the first event.
-    seconds: f64,
+    since: Span,
     event: Event,
     now: Decision,
     same: bool,
     record: Record,
+    /// What ran on the pCPU that asks for work.
+    before: Option<u16>,
+}
+
+impl Step {
+    fn seconds(&self) -> f64 {
+        self.since.0 as f64 / 1e9
+    }
 }
 
 impl Reader {
     fn open(path: &Path) -> Result<Reader> {
+        let mut reader = Reader::start(path)?;
+        // Units that run or wait at the beginning are named by later events. What is wrong is told when events are read.
+        let mut first = HashMap::new();
+        while let Ok(Some(record)) = reader.record() {
+            if let Some((unit, vcpu)) = vcpu(&record) {
+                first.entry(unit).or_insert(vcpu);
+            }
+        }
+        Ok(Reader { names: first, ..Reader::start(path)? })
+    }
+
+    fn start(path: &Path) -> Result<Reader> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("open {name}"))?;
         let mut from = GzDecoder::new(BufReader::new(file));
@@ -158,10 +187,10 @@ impl Reader {
         let mut state = Vec::new();
         from.by_ref().take(size).read_to_end(&mut state).with_context(|| format!("read {name}"))?;
         let pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
-        Ok(Reader { from, pool, index: 0, first: 0 })
+        Ok(Reader { from, pool, index: 0, first: 0, names: HashMap::new() })
     }
 
-    fn next(&mut self) -> Result<Option<Step>> {
+    fn record(&mut self) -> Result<Option<Record>> {
         let mut bytes = [0; 48];
         let mut got = 0;
         while got < bytes.len() {
@@ -173,13 +202,24 @@ impl Reader {
                 Err(e) => return Err(e).with_context(|| format!("event {}", self.index)),
             }
         }
-        let record = Record::from_bytes(&bytes);
+        Ok(Some(Record::from_bytes(&bytes)))
+    }
+
+    fn next(&mut self) -> Result<Option<Step>> {
+        let Some(record) = self.record()? else { return Ok(None) };
         let index = self.index;
         ensure!(
             record.seq == index as u32,
             "event {index}: its number is {}: events are missing",
             record.seq
         );
+        if let Some((unit, vcpu)) = vcpu(&record) {
+            self.names.insert(unit, vcpu);
+        }
+        let before = match record.event() {
+            Some((_, Event::Schedule { cpu, .. })) => self.running(cpu),
+            _ => None,
+        };
         let Some((now, event, decision)) = self.pool.step(&record) else {
             bail!("event {index}: kind {} with these values is no event", record.kind);
         };
@@ -189,13 +229,136 @@ impl Reader {
         self.index += 1;
         Ok(Some(Step {
             index,
-            seconds: now.since(Time(self.first)).0 as f64 / 1e9,
+            since: now.since(Time(self.first)),
             event,
             now: decision,
             same: record.agrees(&decision),
             record,
+            before,
         }))
     }
+
+    /// What runs on a pCPU of the pool.
+    fn running(&mut self, slot: u8) -> Option<u16> {
+        let look = |pool: &Pool<'_>| pool.shared.cpus.get(usize::from(slot)).map(|cpu| cpu.unit);
+        self.pool.look(look).flatten().filter(|unit| *unit != NIL)
+    }
+
+    /// The number on the host of a pCPU of the pool.
+    fn host(&self, slot: u8) -> u16 {
+        slot.into()
+    }
+
+    /// "d2v3".
+    fn who(&self, unit: u16) -> String {
+        self.names.get(&unit).map_or_else(|| format!("unit {unit}"), |(dom, vcpu)| format!("d{dom}v{vcpu}"))
+    }
+
+    /// Adds to `args` where in its kernel the vCPU of the event was.
+    fn place(&self, args: &mut serde_json::Value, step: &Step) {
+        if let (Some(args), Some(place)) = (args.as_object_mut(), self.at(step)) {
+            args.insert("at".into(), place.into());
+        }
+    }
+
+    /// Where in its kernel the vCPU of the event was.
+    fn at(&self, step: &Step) -> Option<String> {
+        let told = matches!(step.event, Event::Yield { .. } | Event::Schedule { .. });
+        (told && step.record.x != 0).then(|| format!("{:#x}", step.record.x))
+    }
+
+    /// " in queued_spin_lock_slowpath+0x1a (lock-wait)", as far as it is known.
+    fn place_words(&self, step: &Step, class: Class) -> String {
+        match (self.at(step), class) {
+            (None, Class::None) => String::new(),
+            (None, class) => format!(" in {}", class_words(class)),
+            (Some(place), Class::None) => format!(" in {place}"),
+            (Some(place), class) => format!(" in {place} ({})", class_words(class)),
+        }
+    }
+
+    fn said(&self, step: &Step) -> String {
+        match step.event {
+            Event::CpuUp { cpu, .. } => format!("pCPU {} joins", self.host(cpu)),
+            Event::CpuDown { cpu } => format!("pCPU {} leaves", self.host(cpu)),
+            Event::DomAdd { dom } => format!("domain slot {dom} is taken"),
+            Event::DomRemove { dom } => format!("domain slot {dom} is free"),
+            Event::DomSet { dom, weight, cap } => {
+                format!("domain slot {dom} gets weight {weight}, cap {cap}")
+            }
+            Event::DomPolicy { dom, .. } => format!("domain slot {dom} gets a row of actions"),
+            Event::UnitAdd { unit, dom, .. } => format!("{} of domain slot {dom} joins", self.who(unit)),
+            Event::UnitRemove { unit } => format!("{} leaves", self.who(unit)),
+            Event::Affinity { unit, .. } => format!("{} gets an affinity", self.who(unit)),
+            Event::Wake { unit } => format!("{} wakes", self.who(unit)),
+            Event::Sleep { unit } => format!("{} sleeps", self.who(unit)),
+            Event::Yield { unit, class } => {
+                format!("{} yields{}", self.who(unit), self.place_words(step, class))
+            }
+            Event::Kick { unit } => format!("{} gets an event", self.who(unit)),
+            Event::Schedule { cpu, runnable, class, .. } => {
+                let cpu = self.host(cpu);
+                match step.before.map(|unit| (unit, self.who(unit))) {
+                    None => format!("pCPU {cpu} is free"),
+                    Some((_, who)) if !runnable => format!("{who} leaves pCPU {cpu}"),
+                    Some((unit, who)) if unit == step.now.run => format!("{who} stays on pCPU {cpu}"),
+                    Some((_, who)) => {
+                        format!("{who} preempted on pCPU {cpu}{}", self.place_words(step, class))
+                    }
+                }
+            }
+            Event::Saved { unit } => format!("{} is off its pCPU", self.who(unit)),
+            Event::Timer => "the timer".to_owned(),
+            Event::Set { params } => {
+                format!("settings: {} us, {} us", params.slice.0 / 1_000, params.micro_slice.0 / 1_000)
+            }
+        }
+    }
+
+    fn decided(&self, step: &Step) -> String {
+        let d = &step.now;
+        let mut words = Vec::new();
+        if let Some(refused) = d.refused {
+            words.push(format!("refused: {refused:?}"));
+        }
+        if let Event::Schedule { cpu, .. } = step.event {
+            let cpu = self.host(cpu);
+            words.push(match d.run {
+                NIL => format!("pCPU {cpu} idles"),
+                unit => format!("{} runs for {} us", self.who(unit), d.slice.0 / 1_000),
+            });
+        }
+        if d.kept {
+            words.push("keeps its pCPU".to_owned());
+        }
+        if d.poke != 0 {
+            let cpus: Vec<String> = (0..64)
+                .filter(|slot| d.poke >> slot & 1 != 0)
+                .map(|slot| self.host(slot).to_string())
+                .collect();
+            words.push(format!("pokes pCPU {}", cpus.join(", ")));
+        }
+        words.join("; ")
+    }
+}
+
+/// The unit that a record names, with its domain and vCPU: XEN_SYSCTL_MICROSLICE_RECORD_VCPU of xen/include/public/sysctl.h.
+fn vcpu(record: &Record) -> Option<(u16, (u16, u16))> {
+    let (_, event) = record.event()?;
+    let unit = match event {
+        Event::Schedule { .. } => record.run,
+        Event::Wake { unit }
+        | Event::Sleep { unit }
+        | Event::Yield { unit, .. }
+        | Event::Kick { unit }
+        | Event::Saved { unit }
+        | Event::Affinity { unit, .. }
+        | Event::UnitAdd { unit, .. }
+        | Event::UnitRemove { unit } => unit,
+        _ => return None,
+    };
+    let named = unit != NIL && record.b >> 31 == 1;
+    named.then_some((unit, ((record.b >> 16 & 0x7fff) as u16, record.b as u16)))
 }
 
 #[derive(Serialize)]
@@ -214,13 +377,13 @@ fn replay(file: &Path, as_json: bool) -> Result<String> {
                 "replay {}: event {} at {:.6} s ({}): then {}, now {}; the events before it gave the same",
                 file.display(),
                 step.index,
-                step.seconds,
-                said(&step.event),
-                if step.record.run == NIL { "no unit".into() } else { format!("unit {}", step.record.run) },
-                decided(&step.event, &step.now),
+                step.seconds(),
+                reader.said(&step),
+                if step.record.run == NIL { "no unit".into() } else { reader.who(step.record.run) },
+                reader.decided(&step),
             );
         }
-        seconds = step.seconds;
+        seconds = step.seconds();
     }
     let events = reader.index;
     if as_json {
@@ -242,76 +405,32 @@ fn show(file: &Path, limit: Option<u64>, as_json: bool) -> Result<String> {
     let (mut text, mut list) = (String::new(), Vec::new());
     while reader.index < limit.unwrap_or(u64::MAX) {
         let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? else { break };
-        let (event, decision) = (said(&step.event), decided(&step.event, &step.now));
+        let (event, decision) = (reader.said(&step), reader.decided(&step));
         if as_json {
-            list.push(Shown { index: step.index, seconds: step.seconds, event, decision });
+            list.push(Shown { index: step.index, seconds: step.seconds(), event, decision });
         } else {
-            text += format!("{:>10} {:>12.6}  {event:<44} {decision}", step.index, step.seconds).trim_end();
+            text += &format!("{:>8} {:>11.6}  {event}", step.index, step.seconds());
+            text += if decision.is_empty() { "" } else { "; " };
+            text += &decision;
             text.push('\n');
         }
     }
     if as_json { json(&list) } else { Ok(text) }
 }
 
+/// As in range files and `symbols show`; the last two are Xen's own findings.
 fn class_words(class: Class) -> &'static str {
     match class {
-        Class::None => "nothing critical",
-        Class::LockWait => "a lock wait",
-        Class::LockHold => "a lock's section",
-        Class::IpiWait => "an IPI wait",
-        Class::IpiServe => "an IPI's service",
-        Class::Resched => "a reschedule IPI",
-        Class::Irq => "an interrupt",
-        Class::PageAlloc => "the page allocator",
-        Class::RwsemWake => "a semaphore's wake-up",
-        Class::IrqsOff => "a section with interrupts off",
-        Class::Hypercall => "a hypercall",
+        Class::None => "none",
+        Class::LockWait => "lock-wait",
+        Class::LockHold => "lock-hold",
+        Class::IpiWait => "ipi-wait",
+        Class::IpiServe => "ipi-serve",
+        Class::Resched => "resched",
+        Class::Irq => "irq",
+        Class::PageAlloc => "page-alloc",
+        Class::RwsemWake => "rwsem-wake",
+        Class::Hypercall => "hypercall",
+        Class::IrqsOff => "irqs-off",
     }
-}
-
-fn said(event: &Event) -> String {
-    match *event {
-        Event::CpuUp { cpu } => format!("pCPU {cpu} joins"),
-        Event::CpuDown { cpu } => format!("pCPU {cpu} leaves"),
-        Event::DomAdd { dom } => format!("domain {dom} joins"),
-        Event::DomRemove { dom } => format!("domain {dom} leaves"),
-        Event::DomSet { dom, weight, cap } => format!("domain {dom} gets weight {weight}, cap {cap}"),
-        Event::DomPolicy { dom, .. } => format!("domain {dom} gets a row of actions"),
-        Event::UnitAdd { unit, dom, .. } => format!("unit {unit} of domain {dom} joins"),
-        Event::UnitRemove { unit } => format!("unit {unit} leaves"),
-        Event::Affinity { unit, .. } => format!("unit {unit} gets an affinity"),
-        Event::Wake { unit } => format!("unit {unit} wakes"),
-        Event::Sleep { unit } => format!("unit {unit} sleeps"),
-        Event::Yield { unit, class } => format!("unit {unit} yields in {}", class_words(class)),
-        Event::Kick { unit } => format!("unit {unit} gets an event"),
-        Event::Schedule { cpu, runnable: false, .. } => format!("pCPU {cpu} is free"),
-        Event::Schedule { cpu, class, .. } => format!("pCPU {cpu} asks, in {}", class_words(class)),
-        Event::Saved { unit } => format!("unit {unit} is off its pCPU"),
-        Event::Timer => "the timer".to_owned(),
-        Event::Set { params } => {
-            format!("settings: {} us, {} us", params.slice.0 / 1_000, params.micro_slice.0 / 1_000)
-        }
-    }
-}
-
-fn decided(event: &Event, d: &Decision) -> String {
-    let mut words = Vec::new();
-    if let Some(refused) = d.refused {
-        words.push(format!("refused: {refused:?}"));
-    }
-    if matches!(event, Event::Schedule { .. }) {
-        words.push(match d.run {
-            NIL => "idles".to_owned(),
-            unit => format!("runs unit {unit} for {} us", d.slice.0 / 1_000),
-        });
-    }
-    if d.kept {
-        words.push("keeps its pCPU".to_owned());
-    }
-    if d.poke != 0 {
-        let cpus: Vec<String> =
-            (0..64).filter(|cpu| d.poke >> cpu & 1 != 0).map(|cpu| cpu.to_string()).collect();
-        words.push(format!("pokes pCPU {}", cpus.join(", ")));
-    }
-    words.join("; ")
 }
