@@ -241,7 +241,7 @@ impl<'a, W: Write> Export<'a, W> {
                 args.insert("why".into(), cause.into());
             }
         }
-        let name = reader.who(unit) + if micro { " micro" } else { "" };
+        let name = title(reader, unit, work);
         let cat = Some(if micro { "micro" } else { "normal" });
         let tid = thread(reader, slot);
         self.put(&Entry { name: &name, ph: "B", cat, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
@@ -258,17 +258,11 @@ impl<'a, W: Write> Export<'a, W> {
             return Ok(());
         }
         self.yielded.remove(&unit);
+        let work = self.tracks.get(usize::from(slot)).map_or(Work::Idle, |track| track.work);
+        // Viewers want the name with which it began.
+        let name = title(reader, unit, work);
         let tid = thread(reader, slot);
-        self.put(&Entry {
-            name: &reader.who(unit),
-            ph: "E",
-            cat: None,
-            ts: self.ts(),
-            pid: PCPUS,
-            tid,
-            s: None,
-            args,
-        })?;
+        self.put(&Entry { name: &name, ph: "E", cat: None, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
         if let Some(track) = self.tracks.get_mut(usize::from(slot)) {
             track.unit = NIL;
         }
@@ -353,6 +347,8 @@ impl<'a, W: Write> Export<'a, W> {
         for slot in 0..MAX_CPUS as u8 {
             self.stop(reader, slot, json!({"left": "the trace ends"}))?;
         }
+        // A counter is drawn up to its last value.
+        self.cores()?;
         writeln!(self.out, "\n]}}")?;
         Ok(self.out.flush()?)
     }
@@ -385,6 +381,11 @@ impl<'a, W: Write> Export<'a, W> {
         let line = serde_json::to_string(entry)?;
         Ok(write!(self.out, ",\n{line}")?)
     }
+}
+
+/// What a slice is called.
+fn title(reader: &Reader, unit: u16, work: Work) -> String {
+    reader.who(unit) + if work == Work::Micro { " micro" } else { "" }
 }
 
 /// The thread of a pCPU of the pool.
