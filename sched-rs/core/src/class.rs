@@ -125,21 +125,68 @@ pub fn check(ranges: &[Range]) -> Result<(), RangeError> {
 /// On a table it would refuse the answer is meaningless but the work is still bounded.
 #[must_use]
 pub fn classify(ranges: &[Range], rip: u64) -> Class {
-    // Branch-light binary search for the last range with start <= rip.
-    let (mut base, mut len) = (0usize, ranges.len());
-    while len > 1 {
-        let half = len / 2;
-        let mid = base.wrapping_add(half);
-        if ranges.get(mid).is_some_and(|r| r.start <= rip) {
-            base = mid;
-        }
-        len = len.wrapping_sub(half);
-    }
-    match ranges.get(base) {
+    // The last range with start <= rip, or the first one, by the longest window that fits.
+    let last = within::<2048>(ranges, rip)
+        .or_else(|| within::<1024>(ranges, rip))
+        .or_else(|| within::<512>(ranges, rip))
+        .or_else(|| within::<256>(ranges, rip))
+        .or_else(|| within::<128>(ranges, rip))
+        .or_else(|| within::<64>(ranges, rip))
+        .or_else(|| within::<32>(ranges, rip))
+        .or_else(|| within::<16>(ranges, rip))
+        .or_else(|| within::<8>(ranges, rip))
+        .or_else(|| within::<4>(ranges, rip))
+        .or_else(|| within::<2>(ranges, rip))
+        .or_else(|| within::<1>(ranges, rip));
+    match last {
         Some(r) if r.start <= rip && rip < r.end => Class::from_abi(r.class).unwrap_or_default(),
         _ => Class::None,
     }
 }
+
+/// Searches the first and the last `N` of `ranges`, which are all of them if there are `N` to `2 * N`. `None` if there
+/// are fewer.
+#[inline(always)]
+fn within<const N: usize>(ranges: &[Range], rip: u64) -> Option<&Range>
+where
+    [Range; N]: Window,
+{
+    let (low, high) = (ranges.first_chunk::<N>()?, ranges.last_chunk::<N>()?);
+    let half = if high.first()?.start <= rip { high } else { low };
+    Some(half.last_before(rip))
+}
+
+/// Ranges whose number the compiler knows: a step of the search is a compare and a conditional move, without a loop.
+trait Window {
+    fn last_before(&self, rip: u64) -> &Range;
+}
+
+impl Window for [Range; 1] {
+    #[inline(always)]
+    fn last_before(&self, _: u64) -> &Range {
+        let [r] = self;
+        r
+    }
+}
+
+macro_rules! windows {
+    ($($n:literal)*) => { $(
+        impl Window for [Range; $n] {
+            #[inline(always)]
+            fn last_before(&self, rip: u64) -> &Range {
+                let (low, high) = self.split_at($n / 2);
+                let half = if high.first().is_some_and(|r| r.start <= rip) { high } else { low };
+                match half.first_chunk::<{ $n / 2 }>() {
+                    Some(half) => half.last_before(rip),
+                    None => &self[0],
+                }
+            }
+        }
+    )* };
+}
+windows! { 2 4 8 16 32 64 128 256 512 1024 2048 }
+
+const _: () = assert!(MAX_RANGES == 4096);
 
 #[cfg(test)]
 mod tests {
@@ -170,6 +217,18 @@ mod tests {
             assert_eq!(classify(&t, rip), want, "rip {rip}");
         }
         assert_eq!(classify(&[], 5), Class::None);
+    }
+
+    #[test]
+    fn a_table_of_any_size_is_searched_as_if_from_end_to_end() {
+        let many: std::vec::Vec<_> = (0..4096u64).map(|i| r(i * 4 + 2, i * 4 + 4, (i % 8) as u32 + 1)).collect();
+        for n in (0..70).chain([127, 128, 129, 1000, 1023, 1024, 1025, 2047, 2048, 2049, 4000, 4095, 4096]) {
+            let t = &many[..n];
+            for rip in 0..n as u64 * 4 + 6 {
+                let want = t.iter().find(|r| r.start <= rip && rip < r.end).map_or(0, |r| r.class);
+                assert_eq!(classify(t, rip) as u32, want, "rip {rip} in {n} ranges");
+            }
+        }
     }
 
     #[test]
