@@ -53,7 +53,7 @@ impl Pool<'_> {
         self.list_preempted(unit);
     }
 
-    /// Brings the masks of a waiting unit up to date.
+    /// Brings the masks of a waiting unit up to date. One that nobody could take has earned no more than a slice of lag.
     pub(crate) fn requeue(&mut self, unit: u16) {
         let Some(u) = self.unit(unit).copied() else {
             return;
@@ -64,8 +64,10 @@ impl Pool<'_> {
         let parked = self.doms.get(usize::from(u.dom)).is_some_and(|d| d.parked);
         let mask = if parked { 0 } else { self.mask_of(&u) };
         let prefer = self.preferred(&u, mask);
+        let low = self.shared.vclock.saturating_sub(self.shared.params.slice.0);
         self.queue().remove(unit);
         self.edit(unit, |u| {
+            u.vtime = u.vtime.max(low);
             u.mask = mask;
             u.prefer = prefer;
         });

@@ -4,7 +4,8 @@
 #![allow(dead_code)]
 
 use microslice_core::pool::{Decision, Event, Offer, Pool};
-use microslice_core::state::{Dom, NIL, Place, Shared, Unit, Work};
+use microslice_core::state::{Dom, NIL, NO_CPU, Place, Shared, Unit, Work};
+use microslice_core::urgent::LEND_EVERY;
 use microslice_core::{Action, Class, Params, Policy, Record, Time};
 
 pub struct Machine {
@@ -29,6 +30,14 @@ pub struct Machine {
     pub since: [u64; 64],
     pub last: Decision,
     pub records: Vec<Record>,
+    /// Nanoseconds that each domain ran, counted independently of the pool.
+    pub dom_ran: Vec<u64>,
+    /// When each normal core last lent a micro slice to another domain.
+    pub lent: [u64; 64],
+    /// The longest slice, the shortest micro slice and each domain's least weight so far: bounds hold for those.
+    pub longest: u64,
+    pub shortest_micro: u64,
+    pub lightest: Vec<u64>,
 }
 
 impl Machine {
@@ -49,6 +58,11 @@ impl Machine {
             since: [0; 64],
             last: Decision::NOTHING,
             records: vec![],
+            dom_ran: vec![0; doms],
+            lent: [0; 64],
+            longest: Params::DEFAULT.slice.0,
+            shortest_micro: Params::DEFAULT.micro_slice.0,
+            lightest: vec![256; doms],
         };
         for cpu in 0..cpus {
             m.online |= 1 << cpu;
@@ -70,8 +84,28 @@ impl Machine {
         }
         self.last = d;
         self.records.push(Record::of(Time(self.now), &event, &d));
+        let p = self.shared.params;
+        self.longest = self.longest.max(p.slice.0);
+        self.shortest_micro = self.shortest_micro.min(p.micro_slice.0);
+        for (least, dom) in self.lightest.iter_mut().zip(&self.doms) {
+            *least = (*least).min(u64::from(dom.weight));
+        }
         self.check(event);
         d
+    }
+
+    /// Sends what must be refused, and looks whether it changed anything.
+    pub fn refuse(&mut self, event: Event) {
+        let state = |m: &Self| format!("{:?}{:?}{:?}", m.shared, m.units, m.doms);
+        let before = state(self);
+        let d = self.send(event);
+        assert!(d.refused.is_some(), "{event:?} was not refused");
+        assert_eq!(
+            d,
+            Decision { refused: d.refused, ..Decision::NOTHING },
+            "{event:?} was refused and acted upon"
+        );
+        assert_eq!(state(self), before, "{event:?} was refused and changed something");
     }
 
     pub fn domain(&mut self, dom: u16, weight: u32, cap: u32) {
@@ -102,6 +136,27 @@ impl Machine {
         self.send(Event::Sleep { unit });
     }
 
+    /// A unit leaves the pool.
+    pub fn remove(&mut self, unit: u16) {
+        self.sleep(unit);
+        self.settle();
+        assert_eq!(self.send(Event::UnitRemove { unit }).refused, None);
+    }
+
+    /// A pCPU leaves the pool, and comes back at once or, if it was out, comes back.
+    pub fn replug(&mut self, cpu: u8) {
+        let bit = 1 << cpu;
+        if self.online == bit {
+            return;
+        }
+        self.online &= !bit;
+        self.pending |= bit;
+        self.settle();
+        self.send(Event::CpuDown { cpu });
+        self.online |= bit;
+        self.send(Event::CpuUp { cpu });
+    }
+
     pub fn set(&mut self, f: impl FnOnce(&mut Params)) -> Decision {
         let mut params = self.shared.params;
         f(&mut params);
@@ -118,7 +173,9 @@ impl Machine {
         let offer = if self.online & 1 << cpu != 0 { Offer::Run } else { Offer::Offline };
         self.pending &= !(1 << cpu);
         if prev != NIL {
-            self.ran[usize::from(prev)] += self.now - self.since[usize::from(cpu)];
+            let ran = self.now - self.since[usize::from(cpu)];
+            self.ran[usize::from(prev)] += ran;
+            self.dom_ran[usize::from(self.units[usize::from(prev)].dom)] += ran;
         }
         self.since[usize::from(cpu)] = self.now;
         let before = self.shared.cpus[usize::from(cpu)];
@@ -142,6 +199,33 @@ impl Machine {
         if offer != Offer::Run {
             assert_eq!(d.run, NIL, "an offline pCPU runs a unit");
         }
+        self.check_lending(cpu, prev, before.work);
+    }
+
+    /// A normal core whose unit is interrupted for another domain's micro slice has not been for some time.
+    fn check_lending(&mut self, cpu: u8, prev: u16, before: Work) {
+        let (c, at) = (self.shared.cpus[usize::from(cpu)], usize::from(cpu));
+        let normal = self.shared.micro & 1 << cpu == 0;
+        let dom = |u: u16| self.units.get(usize::from(u)).map(|u| u.dom);
+        if c.work != Work::Micro
+            || c.unit == prev
+            || before != Work::Normal
+            || !normal
+            || dom(c.unit) == dom(prev)
+        {
+            return;
+        }
+        // Its slice may have been over anyway, or it slept: only who could have gone on has lost something.
+        if self.units[usize::from(prev)].slice_left.0 == 0 {
+            return;
+        }
+        let between = LEND_EVERY * self.shortest_micro;
+        assert!(
+            self.lent[at] == 0 || self.now - self.lent[at] >= between,
+            "pCPU {cpu} lent two micro slices within {} ns",
+            self.now - self.lent[at]
+        );
+        self.lent[at] = self.now;
     }
 
     /// Serves pokes and saves until nothing is pending.
@@ -190,6 +274,7 @@ impl Machine {
         assert_eq!(s.micro & !s.online, 0, "{event:?}: a micro core is offline");
         assert!(s.online == 0 || s.online != s.micro, "{event:?}: no normal core is left");
         let mut on_cpu = vec![0; self.units.len()];
+        let mut promised = [0; 64];
         for (i, c) in s.cpus.iter().enumerate() {
             if c.unit != NIL {
                 let u = &self.units[usize::from(c.unit)];
@@ -201,12 +286,19 @@ impl Machine {
         }
         let queued = walk(&self.units, s.root);
         for (i, u) in self.units.iter().enumerate() {
-            let n = u32::from(queued.contains(&(i as u16)));
-            assert_eq!(n, u32::from(u.place == Place::Queued), "{event:?}: unit {i} queue");
+            assert_eq!(queued[i], u.place == Place::Queued, "{event:?}: unit {i} queue");
             assert_eq!(on_cpu[i], u32::from(u.place == Place::OnCpu), "{event:?}: unit {i}");
             let waits = u.place == Place::Queued || (u.place == Place::Leaving && u.runnable);
             assert_eq!(u.preempted, waits, "{event:?}: unit {i} {:?} in the preempted list", u.place);
+            if u.place == Place::Queued {
+                self.check_lag(event, i, u);
+                if u.promised != NO_CPU {
+                    promised[usize::from(u.promised)] += 1;
+                    assert_eq!(usize::from(s.cpus[usize::from(u.promised)].next), i, "{event:?}: a promise");
+                }
+            }
         }
+        assert!(promised.iter().all(|n| *n <= 1), "{event:?}: a pCPU is promised to two units");
         for (i, d) in self.doms.iter().enumerate() {
             let list = chain(&self.units, d.preempted, |u| u.sib_next);
             let want = self.units.iter().filter(|u| u.preempted && usize::from(u.dom) == i).count();
@@ -218,15 +310,38 @@ impl Machine {
                 .filter(|c| usize::from(self.units[usize::from(c.unit)].dom) == i)
                 .count();
             assert_eq!(usize::from(d.on_micro), micro, "{event:?}: domain {i} on micro cores");
-            assert!(d.cap == 0 || d.reserved as i64 <= d.budget.max(0) + 30_000_000);
+            assert!(
+                d.cap == 0 || d.reserved as i64 <= d.budget.max(0),
+                "{event:?}: domain {i} reserved too much"
+            );
+            // Slices end in time here, so nothing is ever overrun.
+            assert!(d.cap == 0 || d.budget >= 0, "{event:?}: domain {i} ran {} ns beyond its cap", -d.budget);
         }
         let urgent = chain(&self.units, s.urgent_head, |u| u.urgent_next);
         assert_eq!(urgent.len(), self.units.iter().filter(|u| u.urgent != Action::None).count(), "{event:?}");
     }
 
+    /// Nobody who may run is further behind the pool's clock than a slice, nor further ahead than two of its own.
+    fn check_lag(&self, event: Event, i: usize, u: &Unit) {
+        let (clock, slice) = (self.shared.vclock, self.longest);
+        let behind = clock.saturating_sub(u.vtime);
+        assert!(u.mask == 0 || behind <= slice, "{event:?}: unit {i} is {behind} ns behind");
+        let lead = (slice * 512 / self.lightest[usize::from(u.dom)].max(1)).max(2 * slice);
+        let ahead = u.vtime.saturating_sub(clock);
+        assert!(ahead <= lead, "{event:?}: unit {i} is {ahead} ns ahead");
+    }
+
     /// Promises that hold when no poke is pending.
     fn check_settled(&self) {
         let s = &self.shared;
+        let mut ran = self.dom_ran.clone();
+        for (c, since) in s.cpus.iter().zip(self.since).filter(|(c, _)| c.unit != NIL) {
+            // What the pool has not charged yet is not in its count either.
+            ran[usize::from(self.units[usize::from(c.unit)].dom)] += c.charged.0 - since.min(c.charged.0);
+        }
+        for (i, d) in self.doms.iter().enumerate() {
+            assert_eq!(d.counts.run_ns, ran[i], "domain {i} was charged for what it did not run");
+        }
         for cpu in 0..64u8 {
             if s.online & 1 << cpu == 0 || self.current(cpu) != NIL {
                 continue;
@@ -244,23 +359,40 @@ impl Machine {
     }
 }
 
-fn walk(units: &[Unit], root: u16) -> Vec<u16> {
-    let (mut out, mut stack) = (vec![], vec![root]);
-    while let Some(i) = stack.pop() {
-        if i != NIL {
-            out.push(i);
-            let u = &units[usize::from(i)];
-            stack.extend([u.left, u.right]);
+/// Which units are in the queue. It is a search tree by virtual time and arrival, a heap by priority, and each node
+/// knows the masks below it.
+fn walk(units: &[Unit], root: u16) -> Vec<bool> {
+    let (mut queued, mut stack) = (vec![false; units.len()], vec![]);
+    let (mut at, mut last) = (root, (0, 0));
+    let of = |i: u16| units.get(usize::from(i));
+    while at != NIL || !stack.is_empty() {
+        while at != NIL {
+            assert!(!queued[usize::from(at)], "the queue goes in circles");
+            queued[usize::from(at)] = true;
+            stack.push(at);
+            at = units[usize::from(at)].left;
         }
+        let Some(i) = stack.pop() else { break };
+        let u = &units[usize::from(i)];
+        assert!((u.vtime, u.seq) >= last, "the queue is out of order at unit {i}");
+        last = (u.vtime, u.seq);
+        let kids = [of(u.left), of(u.right)];
+        let union = |f: fn(&Unit) -> u64| kids.iter().flatten().fold(0, |m, k| m | f(k));
+        assert_eq!(u.any, u.mask | union(|k| k.any), "unit {i}: pCPUs of those below it in the queue");
+        assert_eq!(u.any_prefer, u.prefer | union(|k| k.any_prefer), "unit {i}: preferences below it");
+        assert!(
+            kids.iter().flatten().all(|k| k.up == i && k.prio <= u.prio),
+            "unit {i}: its children in the queue"
+        );
+        at = u.right;
     }
-    out.sort_unstable();
-    out
+    queued
 }
 
 fn chain(units: &[Unit], head: u16, next: impl Fn(&Unit) -> u16) -> Vec<u16> {
     let (mut out, mut at) = (vec![], head);
     while at != NIL {
-        assert!(!out.contains(&at), "a list goes in circles");
+        assert!(out.len() < units.len(), "a list goes in circles");
         out.push(at);
         at = next(&units[usize::from(at)]);
     }
