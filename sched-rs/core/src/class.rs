@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_table_of_any_size_is_searched_as_if_from_end_to_end() {
-        let many: std::vec::Vec<_> = (0..4096u64).map(|i| r(i * 4 + 2, i * 4 + 4, (i % 8) as u32 + 1)).collect();
+        let many: std::vec::Vec<_> =
+            (0..4096u64).map(|i| r(i * 4 + 2, i * 4 + 4, (i % 8) as u32 + 1)).collect();
         for n in (0..70).chain([127, 128, 129, 1000, 1023, 1024, 1025, 2047, 2048, 2049, 4000, 4095, 4096]) {
             let t = &many[..n];
             for rip in 0..n as u64 * 4 + 6 {

@@ -2,9 +2,8 @@
 //! Where waiting units are kept and which pCPU is asked to take one.
 
 use crate::pool::{Decision, Pool, bit};
-use crate::state::{NIL, NO_CPU, Place, Unit, Work};
+use crate::state::{Cpu, NIL, NO_CPU, Place, Unit, Work};
 use crate::time::{Span, Time};
-use crate::urgent::cpus;
 
 impl Pool<'_> {
     /// The pCPUs that may take `u` from the queue for a normal slice: those of its hard affinity; reserved micro cores only
@@ -126,34 +125,44 @@ impl Pool<'_> {
 
     /// pCPUs that run nothing of ours and have not been poked.
     pub(crate) fn idle_cpus(&self) -> u64 {
-        let mut idle = 0;
-        for (i, c) in self.shared.cpus.iter().enumerate() {
-            if c.unit == NIL && !c.poked {
-                idle |= bit(i as u8);
-            }
-        }
-        idle & self.shared.online
+        let idle = self.cpus_of(self.shared.online).filter(|(_, c)| c.unit == NIL && !c.poked);
+        idle.fold(0, |mask, (cpu, _)| mask | bit(cpu))
+    }
+
+    /// The lowest of those in `mask`.
+    fn first_idle(&self, mask: u64) -> Option<u8> {
+        self.cpus_of(mask).find(|(_, c)| c.unit == NIL && !c.poked).map(|(cpu, _)| cpu)
+    }
+
+    /// The pCPUs of `mask`, lowest first.
+    fn cpus_of(&self, mask: u64) -> impl Iterator<Item = (u8, &Cpu)> {
+        let (first, end) = (mask.trailing_zeros() as usize, (u64::BITS - mask.leading_zeros()) as usize);
+        let some = self.shared.cpus.get(first..end).unwrap_or_default();
+        (first as u8..).zip(some).filter(move |(cpu, _)| mask & bit(*cpu) != 0)
     }
 
     /// Finds a pCPU for a waiting unit: an idle one; else, if `preempt`, the one whose unit is furthest ahead of it.
     pub(crate) fn find_cpu(&mut self, now: Time, unit: u16, preempt: bool, d: &mut Decision) {
-        let Some(u) = self.unit(unit).copied() else {
+        let Some(u) = self.unit(unit) else {
             return;
         };
-        let idle = self.idle_cpus() & u.mask;
-        for pick in [idle & u.prefer, idle & self.normal(), idle] {
-            if pick != 0 {
-                self.promise(pick.trailing_zeros() as u8, unit, d);
-                return;
-            }
+        let (mask, prefer, vtime) = (u.mask, u.prefer, u.vtime);
+        let may = mask & self.shared.online;
+        let (near, normal) = (may & prefer, may & self.normal());
+        let idle = self
+            .first_idle(near)
+            .or_else(|| self.first_idle(normal))
+            .or_else(|| self.first_idle(may & !normal));
+        if let Some(cpu) = idle {
+            self.promise(cpu, unit, d);
+            return;
         }
         if !preempt {
             return;
         }
-        let mut bar = u.vtime.saturating_add(self.shared.params.ratelimit.0);
+        let mut bar = vtime.saturating_add(self.shared.params.ratelimit.0);
         let mut victim = NO_CPU;
-        for cpu in cpus(u.mask) {
-            let Some(c) = self.cpu(cpu) else { break };
+        for (cpu, c) in self.cpus_of(mask) {
             if c.work != Work::Normal || c.poked {
                 continue;
             }

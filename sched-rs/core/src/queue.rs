@@ -31,70 +31,55 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn up(&self, i: u16) -> u16 {
-        self.get(i).map_or(NIL, |u| u.up)
-    }
-
-    fn kids(&self, i: u16) -> (u16, u16) {
-        self.get(i).map_or((NIL, NIL), |u| (u.left, u.right))
-    }
-
     fn prio(&self, i: u16) -> u32 {
         self.get(i).map_or(0, |u| u.prio)
-    }
-
-    fn key(&self, i: u16) -> (u64, u64) {
-        self.get(i).map_or((0, 0), |u| (u.vtime, u.seq))
     }
 
     fn unions(&self, i: u16) -> (u64, u64) {
         self.get(i).map_or((0, 0), |u| (u.any, u.any_prefer))
     }
 
-    fn refresh(&mut self, i: u16) {
-        let (l, r) = self.kids(i);
-        let (la, lp) = self.unions(l);
-        let (ra, rp) = self.unions(r);
-        self.edit(i, |u| {
-            u.any = u.mask | la | ra;
-            u.any_prefer = u.prefer | lp | rp;
-        });
+    /// Brings the unions of `i` up to date; false if they were.
+    fn refresh(&mut self, i: u16) -> bool {
+        let Some(u) = self.get(i) else { return false };
+        let (mask, prefer) = (u.mask, u.prefer);
+        let ((la, lp), (ra, rp)) = (self.unions(u.left), self.unions(u.right));
+        let Some(u) = self.units.get_mut(usize::from(i)) else { return false };
+        let before = (u.any, u.any_prefer);
+        u.any = mask | la | ra;
+        u.any_prefer = prefer | lp | rp;
+        (u.any, u.any_prefer) != before
     }
 
     /// Puts `new` where its parent `p` had `old`; the root if there is no parent.
     fn replace_child(&mut self, p: u16, old: u16, new: u16) {
-        if p == NIL {
-            *self.root = new;
+        match self.units.get_mut(usize::from(p)) {
+            None => *self.root = new,
+            Some(u) if u.left == old => u.left = new,
+            Some(u) => u.right = new,
         }
-        self.edit(p, |u| {
-            if u.left == old {
-                u.left = new;
-            } else {
-                u.right = new;
-            }
-        });
     }
 
     /// Rotates `i` above its parent.
     fn lift(&mut self, i: u16) {
-        let p = self.up(i);
-        let g = self.up(p);
-        let (l, r) = self.kids(i);
-        let moved = if self.kids(p).0 == i {
-            self.edit(p, |u| u.left = r);
-            self.edit(i, |u| u.right = p);
-            r
-        } else {
-            self.edit(p, |u| u.right = l);
-            self.edit(i, |u| u.left = p);
-            l
-        };
+        let Some(u) = self.get(i) else { return };
+        let (p, l, r) = (u.up, u.left, u.right);
+        let Some(u) = self.units.get_mut(usize::from(p)) else { return };
+        let g = u.up;
+        let unions = (u.any, u.any_prefer);
+        let left = u.left == i;
+        let moved = if left { r } else { l };
+        *(if left { &mut u.left } else { &mut u.right }) = moved;
+        u.up = i;
         self.edit(moved, |u| u.up = p);
-        self.edit(p, |u| u.up = i);
-        self.edit(i, |u| u.up = g);
+        self.edit(i, |u| {
+            *(if left { &mut u.right } else { &mut u.left }) = p;
+            u.up = g;
+            // The same units are below it as were below `p`.
+            (u.any, u.any_prefer) = unions;
+        });
         self.replace_child(g, p, i);
         self.refresh(p);
-        self.refresh(i);
     }
 
     /// Adds unit `i` under its `vtime`, `seq`, `mask` and `prefer`. It must not be in the queue.
@@ -104,68 +89,55 @@ impl<'a> Queue<'a> {
         *self.rng ^= *self.rng >> 17;
         *self.rng ^= *self.rng << 5;
         let prio = *self.rng;
-        let key = self.key(i);
+        let Some(u) = self.get(i) else { return };
+        let (key, mask, prefer) = ((u.vtime, u.seq), u.mask, u.prefer);
         let (mut p, mut at, mut left) = (NIL, *self.root, false);
-        while at != NIL {
+        while let Some(u) = self.units.get_mut(usize::from(at)) {
+            u.any |= mask;
+            u.any_prefer |= prefer;
             p = at;
-            left = key < self.key(at);
-            let (l, r) = self.kids(at);
-            at = if left { l } else { r };
+            left = key < (u.vtime, u.seq);
+            at = if left { u.left } else { u.right };
         }
         self.edit(i, |u| {
             u.prio = prio;
             u.up = p;
             u.left = NIL;
             u.right = NIL;
-            u.any = u.mask;
-            u.any_prefer = u.prefer;
+            u.any = mask;
+            u.any_prefer = prefer;
         });
-        if p == NIL {
-            *self.root = i;
-            return;
+        match self.units.get_mut(usize::from(p)) {
+            None => *self.root = i,
+            Some(u) if left => u.left = i,
+            Some(u) => u.right = i,
         }
-        self.edit(p, |u| {
-            if left {
-                u.left = i;
-            } else {
-                u.right = i;
-            }
-        });
-        let (mask, prefer) = self.unions(i);
-        let mut at = p;
-        while at != NIL {
-            self.edit(at, |u| {
-                u.any |= mask;
-                u.any_prefer |= prefer;
-            });
-            at = self.up(at);
-        }
-        while self.up(i) != NIL && self.prio(self.up(i)) < prio {
+        while self.get(i).and_then(|u| self.get(u.up)).is_some_and(|p| p.prio < prio) {
             self.lift(i);
         }
     }
 
     /// Takes unit `i` out. It must be in the queue.
     pub fn remove(&mut self, i: u16) {
-        loop {
-            let (l, r) = self.kids(i);
+        let p = loop {
+            let Some(u) = self.get(i) else { return };
+            let (l, r) = (u.left, u.right);
             if l == NIL && r == NIL {
-                break;
+                break u.up;
             }
             let kid = if r == NIL || (l != NIL && self.prio(l) > self.prio(r)) { l } else { r };
             self.lift(kid);
-        }
-        let p = self.up(i);
+        };
         self.replace_child(p, i, NIL);
         self.edit(i, |u| {
             u.up = NIL;
             u.any = 0;
             u.any_prefer = 0;
         });
+        // Where nothing changes, nothing changes above.
         let mut at = p;
-        while at != NIL {
-            self.refresh(at);
-            at = self.up(at);
+        while self.refresh(at) {
+            at = self.get(at).map_or(NIL, |u| u.up);
         }
     }
 
@@ -182,22 +154,20 @@ impl<'a> Queue<'a> {
     }
 
     fn walk(&self, cpus: u64, masks: impl Fn(&Unit) -> (u64, u64)) -> u16 {
-        let below = |i: u16| self.get(i).map_or(0, |u| masks(u).1) & cpus != 0;
+        let below = |i: u16| self.get(i).filter(|u| masks(u).1 & cpus != 0);
         let mut at = *self.root;
-        if !below(at) {
-            return NIL;
-        }
+        let Some(mut u) = below(at) else { return NIL };
         loop {
-            let (l, r) = self.kids(at);
-            if below(l) {
-                at = l;
-            } else if self.get(at).map_or(0, |u| masks(u).0) & cpus != 0 {
+            let next = if let Some(l) = below(u.left) {
+                (u.left, l)
+            } else if masks(u).0 & cpus != 0 {
                 return at;
-            } else if below(r) {
-                at = r;
+            } else if let Some(r) = below(u.right) {
+                (u.right, r)
             } else {
                 return NIL;
-            }
+            };
+            (at, u) = next;
         }
     }
 }
