@@ -23,10 +23,11 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// Programs of [`PROGRAMS`] that must be there; the rest is taken when it was built.
 const REQUIRED: usize = 4;
 const BUSYBOX: &str = "/bin/busybox";
-const AGENT: [(&str, &str); 6] = [
+const AGENT: [(&str, &str); 7] = [
     ("init", include_str!("../agent/init")),
     ("agent/lib.sh", include_str!("../agent/lib.sh")),
     ("agent/measure.sh", include_str!("../agent/measure.sh")),
+    ("agent/shares.sh", include_str!("../agent/shares.sh")),
     ("agent/check.sh", include_str!("../../../tests/e2e/check.sh")),
     ("agent/control.sh", include_str!("../../../tests/e2e/control.sh")),
     ("agent/daemon.sh", include_str!("../../../tests/e2e/daemon.sh")),

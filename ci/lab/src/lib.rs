@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The lab: real patched Xen, dom0 and Linux guests on an emulated machine with counted time.
 //!
-//! Owns images, the emulated machine, scenarios, the results schema and the report. Two entry
-//! points: [`eval_lab`] makes the table, [`e2e`] fails when the product does not work. Refuses to
+//! Owns images, the emulated machine, scenarios, the results schema and the report. Three entry
+//! points: [`eval_lab`] makes the table, [`shares`] that of fairness, [`e2e`] fails when the product does not work. Refuses to
 //! search for inputs ([`LabInputs`] names them all), to patch or build Xen, and to judge a run whose
 //! serial log holds a Xen warning: such a run has no numbers.
 
@@ -20,10 +20,12 @@ pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod serial;
+pub mod shares;
 
 pub use e2e::{E2eArgs, e2e};
 pub use eval::{EvalArgs, eval_lab};
 pub use inputs::LabInputs;
+pub use shares::{SharesArgs, shares};
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -105,7 +105,7 @@ fn check_speed(run: &Run, job: &JobResult, corunner: Option<f64>) -> Result<()> 
 }
 
 /// Work units a nanosecond between two times, interpolated between samples.
-fn rate(events: &[Event], from_ns: u64, to_ns: u64) -> Result<f64> {
+pub(crate) fn rate(events: &[Event], from_ns: u64, to_ns: u64) -> Result<f64> {
     let samples: Vec<(u64, u64)> = events
         .iter()
         .filter_map(|event| match event {

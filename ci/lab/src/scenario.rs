@@ -257,7 +257,8 @@ impl Run {
         }
     }
 
-    fn guest_config(&self, name: &str, jobs: &str, end: &str) -> String {
+    /// A guest's configuration for xl.
+    pub fn guest_config(&self, name: &str, jobs: &str, end: &str) -> String {
         let memory = if matches!(self.workload, Workload::Stress { .. }) { 768 } else { 128 };
         format!(
             "name = \"{name}\"\ntype = \"pvh\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/boot/guest.cpio\"\n\

@@ -10,7 +10,7 @@ use crate::xen::{self, Inputs, Variant};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use microslice_lab::scenario::{Timing, Workload};
-use microslice_lab::{E2eArgs, EvalArgs, LabInputs, e2e, eval_lab};
+use microslice_lab::{E2eArgs, EvalArgs, LabInputs, SharesArgs, e2e, eval_lab};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,6 +85,35 @@ pub fn eval(cache: &Cache, root: &Path, args: &Eval) -> Result<()> {
         todo.select(&args.rows)?;
     }
     eval_lab(&todo).map(drop)
+}
+
+/// What to measure of fairness.
+#[derive(Debug, Args)]
+pub struct Shares {
+    /// Version of Xen: a directory of xen-patches
+    #[arg(long, default_value = "4.20", value_name = "VERSION")]
+    xen: String,
+    /// Runs of each scheduler, with seeds 1 to N
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// vCPUs for each pCPU, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [2, 8], value_name = "N,...")]
+    ratios: Vec<u32>,
+}
+
+/// Builds what is needed and makes the table.
+///
+/// # Errors
+/// If a part cannot be built or a run fails.
+pub fn shares(cache: &Cache, root: &Path, args: &Shares) -> Result<()> {
+    let args = SharesArgs {
+        inputs: inputs(cache, root, &args.xen)?,
+        folder: root.join("target/eval/shares"),
+        seeds: args.seeds,
+        ratios: args.ratios.clone(),
+        limit: Duration::from_secs(1_200),
+    };
+    microslice_lab::shares(&args)
 }
 
 /// How to test.

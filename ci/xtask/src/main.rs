@@ -2,6 +2,7 @@
 //! `cargo xtask`: the developers' commands. Everything fetched or built outside of cargo lives in the user's cache.
 
 mod apt;
+mod bench;
 mod cache;
 mod check;
 mod kernel;
@@ -13,6 +14,7 @@ mod run;
 mod rustlib;
 mod series;
 mod sim;
+mod sizes;
 mod source;
 mod stack;
 mod toolchain;
@@ -24,6 +26,8 @@ use anyhow::{Context, Result, bail};
 use cache::Cache;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
+use sizes::Size;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xen::{Inputs, Variant};
@@ -74,6 +78,9 @@ enum Cmd {
     /// Measure, and write results.json and report.html to target/eval/NAME
     #[command(subcommand)]
     Eval(EvalCmd),
+    /// Count instructions
+    #[command(subcommand)]
+    Bench(BenchCmd),
     /// The product on real Xen, as a test
     E2e(lab::E2e),
     /// Build all that the lab needs and print it as assignments for a shell
@@ -149,8 +156,16 @@ enum PatchesCmd {
 enum EvalCmd {
     /// Real Xen, dom0 and Linux guests on an emulated machine; taken up where it was interrupted
     Lab(lab::Eval),
+    /// Fairness on the same machine: hogs of VMs with weights under credit, credit2 and microslice; to target/eval/shares
+    Shares(lab::Shares),
     /// Simulated machine, guests and stock schedulers under the very core that runs in Xen
     Sim(sim::Eval),
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCmd {
+    /// schedule, wake and yield of credit, credit2 and microslice in a process; also written to target/bench/core.json
+    Core(bench::Core),
 }
 
 #[derive(Debug, Subcommand)]
@@ -201,7 +216,9 @@ fn dispatch(command: Cmd) -> Result<()> {
             Ok(())
         }
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
+        Cmd::Eval(EvalCmd::Shares(args)) => lab::shares(&cache, &root, &args),
         Cmd::Eval(EvalCmd::Sim(args)) => sim::eval(&root, &args),
+        Cmd::Bench(BenchCmd::Core(args)) => bench::core(&cache, &root, &args),
         Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),
         Cmd::LabInputs => {
             print!("{}", lab::environment(&lab::inputs(&cache, &root, "4.20")?));
@@ -265,14 +282,24 @@ fn rustlib_build(cache: &Cache, root: &Path, emit: Option<&Path>) -> Result<()> 
 }
 
 fn link_check(cache: &Cache, root: &Path, object: Option<PathBuf>, json: bool) -> Result<()> {
-    let figures = match object {
-        Some(path) => link_check::check_file(&path)?,
-        None => rustlib::build(cache, root)?.figures,
+    let (figures, sources) = match object {
+        Some(path) => (link_check::check_file(&path)?, Vec::new()),
+        None => {
+            let size = |name| Ok((name, Size::of(&root.join("sched-rs").join(name))?));
+            (
+                rustlib::build(cache, root)?.figures,
+                ["core", "ffi"].map(size).into_iter().collect::<Result<_>>()?,
+            )
+        }
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        println!("link check passed: {figures}");
+        let sources: BTreeMap<_, _> = sources.into_iter().collect();
+        println!("{}", serde_json::to_string_pretty(&json!({ "object": figures, "source": sources }))?);
+        return Ok(());
+    }
+    println!("link check passed: {figures}");
+    for (name, size) in sources {
+        println!("{name}: {size}");
     }
     Ok(())
 }

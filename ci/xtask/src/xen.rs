@@ -149,7 +149,11 @@ pub fn hypervisor(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant)
     Ok(Hypervisor { xen: at("xen"), xen_gz: at("xen.gz"), syms: at("xen-syms"), config: at("config"), dir })
 }
 
-fn stage(cache: &Cache, inputs: &Inputs, patches: &[Patch]) -> Result<tempfile::TempDir> {
+/// The source with `patches`, in a directory that is gone when dropped.
+///
+/// # Errors
+/// If the source cannot be had or a patch does not apply.
+pub fn stage(cache: &Cache, inputs: &Inputs, patches: &[Patch]) -> Result<tempfile::TempDir> {
     let step = Step::new("xen: unpacking and patching the source");
     let staged = cache.scratch()?;
     inputs.source.unpack(cache, staged.path())?;
