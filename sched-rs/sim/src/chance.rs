@@ -33,6 +33,15 @@ impl Chance {
         (self.exponential[self.rng.usize(..STEPS)] * mean as f64) as Ns
     }
 
+    /// Evenly distributed within `share` of the mean on either side; `None`: exponentially.
+    #[inline]
+    pub fn length(&mut self, mean: Ns, share: Option<f32>) -> Ns {
+        match share {
+            None => self.exponential(mean),
+            Some(s) => (mean as f64 * (1.0 + f64::from(s) * (2.0 * self.rng.f64() - 1.0))) as Ns,
+        }
+    }
+
     /// Below `n`; 0 if `n` is 0.
     #[inline]
     pub fn below(&mut self, n: usize) -> usize {

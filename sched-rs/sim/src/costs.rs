@@ -21,8 +21,10 @@ pub struct Costs {
     pub poke: Ns,
     /// Sending one IPI: a hypercall.
     pub ipi_send: Ns,
-    /// From there until the receiver, if it runs, is in its handler.
+    /// From there until the receiver, if it runs, is in its handler, at least.
     pub ipi_deliver: Ns,
+    /// What comes on top, mean, exponential: interrupts that are off for a moment, VM exits.
+    pub ipi_delay: Ns,
     /// Answering a TLB-shootdown or function-call IPI.
     pub ipi_serve: Ns,
     /// Serving a reschedule IPI.
@@ -41,8 +43,18 @@ pub struct Costs {
     pub handoff: Ns,
     /// Serving one batch of network packets in the interrupt.
     pub net_serve: Ns,
+    /// Waking a pCPU that has been idle for at least so long takes so long: [idle, exit]; the last that fits counts.
+    pub idle_exit: Vec<[Ns; 2]>,
     /// Speed, percent, of a hardware thread whose sibling idles; 100: no SMT.
     pub smt_alone: u64,
+}
+
+impl Costs {
+    /// How long a pCPU takes to leave the idle state that it chose for a stay of `idle`.
+    #[must_use]
+    pub fn idle_exit(&self, idle: Ns) -> Ns {
+        self.idle_exit.iter().rfind(|[stay, _]| idle >= *stay).map_or(0, |[_, exit]| *exit)
+    }
 }
 
 impl Default for Costs {
@@ -53,7 +65,8 @@ impl Default for Costs {
             vcpu_switch: 2_000,
             poke: 1_000,
             ipi_send: 1_200,
-            ipi_deliver: 2_000,
+            ipi_deliver: 1_800,
+            ipi_delay: 6_000,
             ipi_serve: 2_000,
             resched_serve: 1_500,
             tick_serve: 3_000,
@@ -63,6 +76,7 @@ impl Default for Costs {
             refill_share: 8,
             handoff: 100,
             net_serve: 4_000,
+            idle_exit: vec![[6_000, 3_000], [20_000, 10_000], [80_000, 20_000], [800_000, 200_000]],
             smt_alone: 160,
         }
     }

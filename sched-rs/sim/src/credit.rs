@@ -15,22 +15,26 @@
 //! [`Settings::XEN_4_7`] is the paper's version (`xen/common/sched_credit.c` of 4.7), which differs in what a yield does: the
 //! rate limit holds for a yielder too, so who spins keeps its pCPU for its first millisecond, yielding every few
 //! microseconds; a yielder may be stolen; and pCPUs look elsewhere every time, not every millisecond.
+//! With [`Settings::micro`] it has micro cores as the paper's own system: see [`crate::credit_micro`].
 //!
 //! Not modelled: caps (credit parks vCPUs), NUMA, soft affinity, SMT-aware migration of running vCPUs.
 
 use crate::agenda::{NEVER, Ns};
-use crate::sched::{Domain, NIL, Out, Sched};
+use crate::credit_micro::{Micro, Pool};
+use crate::sched::{Domain, Left, NIL, Out, Sched};
 use microslice_core::Class;
 use microslice_core::state::Counts;
 use std::collections::VecDeque;
 
 /// Priorities, in Xen's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Pri {
+pub(crate) enum Pri {
     Idle,
     Over,
     Under,
     Boost,
+    /// On its way to a micro core or on one.
+    Turbo,
 }
 
 /// Time constants; see `sched_credit_tslice_ms`, `sched_ratelimit_us`, `load-balance-ratelimit`.
@@ -46,6 +50,8 @@ pub struct Settings {
     pub limit_yields: bool,
     /// A vCPU that yielded may be taken by another pCPU.
     pub steal_yielders: bool,
+    /// The paper's micro cores.
+    pub micro: Option<Micro>,
 }
 
 impl Settings {
@@ -56,30 +62,45 @@ impl Settings {
         balance: 1_000_000,
         limit_yields: false,
         steal_yielders: false,
+        micro: None,
     };
     /// Xen 4.7.
     pub const XEN_4_7: Self = Self { balance: 0, limit_yields: true, steal_yielders: true, ..Self::XEN_4_20 };
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Unit {
-    dom: u16,
-    cpu: u8,
-    pri: Pri,
+pub(crate) struct Unit {
+    pub(crate) dom: u16,
+    pub(crate) cpu: u8,
+    pub(crate) pri: Pri,
     /// Nanoseconds it may run before it is OVER.
     credit: i64,
     /// Up to when it has burnt credit, while it runs.
     start: Ns,
-    yielded: bool,
+    pub(crate) yielded: bool,
     active: bool,
-    hard: u64,
+    pub(crate) hard: u64,
+    /// Runs or wants to.
+    pub(crate) awake: bool,
+    /// What it was at when it last lost its pCPU.
+    pub(crate) left: Left,
+    /// It yielded and has not run since.
+    pub(crate) gave_way: bool,
+    /// It has a micro slice to come, or is in it.
+    pub(crate) turbo: bool,
+    /// It offered its pCPU and was not taken at its word.
+    pub(crate) stays: bool,
+    /// pCPU it was moved to a micro core from.
+    pub(crate) home: u8,
 }
 
 #[derive(Clone, Debug)]
-struct Cpu {
-    cur: u16,
+pub(crate) struct Cpu {
+    pub(crate) cur: u16,
     since: Ns,
-    queue: VecDeque<u16>,
+    /// When the present slice ends.
+    pub(crate) until: Ns,
+    pub(crate) queue: VecDeque<u16>,
     balanced: Ns,
     sorted: u64,
 }
@@ -87,11 +108,12 @@ struct Cpu {
 /// The scheduler's state.
 #[derive(Debug)]
 pub struct Credit {
-    set: Settings,
-    units: Vec<Unit>,
-    cpus: Vec<Cpu>,
+    pub(crate) set: Settings,
+    pub(crate) units: Vec<Unit>,
+    pub(crate) cpus: Vec<Cpu>,
+    pub(crate) pool: Pool,
     weights: Vec<u32>,
-    idlers: u64,
+    pub(crate) idlers: u64,
     /// Sum of the credits at the last accounting, if negative.
     balance: i64,
     epoch: u64,
@@ -101,7 +123,7 @@ pub struct Credit {
 }
 
 /// The first set bit above `from`, or around from the lowest: Xen's `cpumask_cycle`.
-fn cycle(from: u8, mask: u64) -> Option<u8> {
+pub(crate) fn cycle(from: u8, mask: u64) -> Option<u8> {
     if mask == 0 {
         return None;
     }
@@ -114,9 +136,11 @@ impl Credit {
     #[must_use]
     pub fn new(cpus: u8, set: Settings, domains: &[Domain], place: &[u8]) -> Self {
         let mut units = vec![];
+        let pool = Pool::new(cpus, set.micro);
+        let normal = cpus - pool.mask.count_ones() as u8;
         for (dom, d) in domains.iter().enumerate() {
             for v in d.vcpus.clone() {
-                let cpu = place[usize::from(v)];
+                let cpu = place[usize::from(v)] % normal;
                 let cpu = if d.hard & 1 << cpu != 0 { cpu } else { d.hard.trailing_zeros() as u8 };
                 units.push(Unit {
                     dom: dom as u16,
@@ -127,16 +151,23 @@ impl Credit {
                     yielded: false,
                     active: false,
                     hard: d.hard,
+                    awake: false,
+                    left: Left::User,
+                    gave_way: false,
+                    turbo: false,
+                    stays: false,
+                    home: cpu,
                 });
             }
         }
-        let cpu = Cpu { cur: NIL, since: 0, queue: VecDeque::new(), balanced: 0, sorted: 0 };
+        let cpu = Cpu { cur: NIL, since: 0, until: 0, queue: VecDeque::new(), balanced: 0, sorted: 0 };
         Self {
             set,
             units,
             cpus: vec![cpu; usize::from(cpus)],
             weights: domains.iter().map(|d| d.weight).collect(),
-            idlers: !0 >> (64 - cpus),
+            idlers: !0 >> (64 - cpus) & !pool.mask,
+            pool,
             balance: 0,
             epoch: 0,
             bias: 0,
@@ -145,7 +176,7 @@ impl Credit {
         }
     }
 
-    fn pri(&self, v: u16) -> Pri {
+    pub(crate) fn pri(&self, v: u16) -> Pri {
         self.units.get(usize::from(v)).map_or(Pri::Idle, |u| u.pri)
     }
 
@@ -155,7 +186,7 @@ impl Credit {
         u.start = now;
     }
 
-    fn insert(&mut self, v: u16) {
+    pub(crate) fn insert(&mut self, v: u16) {
         let u = self.units[usize::from(v)];
         let queue = &self.cpus[usize::from(u.cpu)].queue;
         let mut at =
@@ -166,9 +197,15 @@ impl Credit {
         self.cpus[usize::from(u.cpu)].queue.insert(at, v);
     }
 
-    fn tickle(&mut self, v: u16, out: &mut Out<'_>) {
+    pub(crate) fn tickle(&mut self, v: u16, out: &mut Out<'_>) {
         let u = self.units[usize::from(v)];
         let cur = self.pri(self.cpus[usize::from(u.cpu)].cur);
+        if self.pool.has(u.cpu) {
+            if cur == Pri::Idle {
+                *out.poke |= 1 << u.cpu;
+            }
+            return;
+        }
         if cur == Pri::Idle || (self.idlers == 0 && u.pri > cur) {
             self.wake_cpu(u.cpu, out);
         } else if self.idlers != 0 {
@@ -191,7 +228,7 @@ impl Credit {
     /// A vCPU of higher priority than `than` in another pCPU's queue.
     fn steal(&mut self, cpu: u8, than: Pri) -> Option<u16> {
         let all = !0u64 >> (64 - self.cpus.len());
-        let workers = all & !self.idlers & !(1 << cpu);
+        let workers = all & !self.idlers & !self.pool.mask & !(1 << cpu);
         let mut peer = cycle(self.bias, workers)?;
         for _ in 0..workers.count_ones() {
             let p = &self.cpus[usize::from(peer)];
@@ -281,11 +318,30 @@ impl Credit {
     fn period(&self) -> Ns {
         self.set.slice / 3
     }
+
+    /// The next tick of a pCPU.
+    pub(crate) fn set_tick(&self, now: Ns, cpu: usize, out: &mut Out<'_>) {
+        let period = self.period();
+        out.agenda.set(1 + cpu, now + period - now % period);
+    }
+
+    /// Queues a vCPU that wakes up or comes home.
+    pub(crate) fn wake_up(&mut self, v: u16, out: &mut Out<'_>) {
+        let u = &mut self.units[usize::from(v)];
+        u.awake = true;
+        if u.turbo {
+            u.pri = Pri::Turbo;
+        } else if u.pri == Pri::Under && !self.pool.has(u.cpu) {
+            u.pri = Pri::Boost;
+        }
+        self.insert(v);
+        self.tickle(v, out);
+    }
 }
 
 impl Sched for Credit {
     fn timers(cpus: usize) -> usize {
-        1 + cpus
+        2 + cpus
     }
 
     fn start(&mut self, now: Ns, out: &mut Out<'_>) {
@@ -293,49 +349,66 @@ impl Sched for Credit {
         for cpu in 0..self.cpus.len() {
             out.agenda.set(1 + cpu, NEVER);
         }
+        let sizing = self.pool.first_step(now);
+        out.agenda.set(1 + self.cpus.len(), sizing);
     }
 
     fn wake(&mut self, _: Ns, v: u16, out: &mut Out<'_>) {
         self.events += 1;
+        self.wake_up(v, out);
+    }
+
+    fn offer(&mut self, _: Ns, v: u16, _: Class, out: &mut Out<'_>) {
+        self.events += 1;
+        let yields = self.set.micro.is_none() || self.offload_siblings(v, out);
         let u = &mut self.units[usize::from(v)];
-        if u.pri == Pri::Under {
-            u.pri = Pri::Boost;
+        (u.yielded, u.gave_way, u.stays) = (yields, yields, !yields);
+    }
+
+    fn kick(&mut self, _: Ns, v: u16, out: &mut Out<'_>) {
+        self.events += 1;
+        if self.set.micro.is_some_and(|m| m.relay) {
+            self.offload(v, out);
         }
-        self.insert(v);
-        self.tickle(v, out);
     }
 
-    fn offer(&mut self, _: Ns, v: u16, _: Class, _: &mut Out<'_>) {
-        self.events += 1;
-        self.units[usize::from(v)].yielded = true;
-    }
-
-    fn kick(&mut self, _: Ns, _: u16, _: &mut Out<'_>) {
-        self.events += 1;
-    }
-
-    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, _: Class, out: &mut Out<'_>) -> (u16, Ns) {
+    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, class: Class, out: &mut Out<'_>) -> (u16, Ns) {
         self.events += 1;
         let c = usize::from(cpu);
         let prev = self.cpus[c].cur;
         let ran = now.saturating_sub(self.cpus[c].since);
+        let micro = self.pool.has(cpu);
         if prev != NIL {
             self.burn(now, prev);
-            let yielded = self.units[usize::from(prev)].yielded;
-            if runnable && (!yielded || self.set.limit_yields) && ran < self.set.ratelimit {
-                return (prev, (self.set.ratelimit - ran).max(100_000));
+            let first = self.cpus[c].queue.front().copied().unwrap_or(NIL);
+            let waits = self.pri(first);
+            let u = &mut self.units[usize::from(prev)];
+            if std::mem::take(&mut u.stays) && runnable && waits <= u.pri && now < self.cpus[c].until {
+                return (prev, self.cpus[c].until - now);
             }
+            let limited = !micro && (!u.yielded || self.set.limit_yields);
+            if runnable && limited && ran < self.set.ratelimit {
+                let rest = (self.set.ratelimit - ran).max(100_000);
+                self.cpus[c].until = now + rest;
+                return (prev, rest);
+            }
+            // The tick of a micro core is its slice.
+            u.active |= micro;
+            u.awake = runnable;
             if runnable {
                 self.insert(prev);
-            } else {
-                self.units[usize::from(prev)].yielded = false;
+            }
+            let u = &mut self.units[usize::from(prev)];
+            u.yielded &= runnable;
+            if std::mem::take(&mut u.turbo) {
+                u.pri = Pri::Under;
             }
         }
         let first = self.cpus[c].queue.front().copied().unwrap_or(NIL);
         let pri = self.pri(first);
         let mut next = first;
         let mut stolen = None;
-        if pri <= Pri::Over && now.saturating_sub(self.cpus[c].balanced) >= self.set.balance {
+        if !micro && pri <= Pri::Over && now.saturating_sub(self.cpus[c].balanced) >= self.set.balance {
             self.cpus[c].balanced = now;
             stolen = self.steal(cpu, pri);
         }
@@ -346,27 +419,32 @@ impl Sched for Credit {
         }
         let tick = 1 + c;
         if next == NIL {
-            self.idlers |= 1 << cpu;
+            self.idlers |= u64::from(!micro) << cpu;
             out.agenda.clear(tick);
         } else {
             self.idlers &= !(1 << cpu);
             let u = &mut self.units[usize::from(next)];
-            u.yielded = false;
+            (u.yielded, u.gave_way) = (false, false);
             u.start = now;
-            if prev == NIL {
-                let period = self.period();
-                out.agenda.set(tick, now + period - now % period);
+            if prev == NIL && !micro {
+                self.set_tick(now, c, out);
             }
         }
         if next != prev {
             self.cpus[c].since = now;
+            if let Some(u) = self.units.get_mut(usize::from(prev)) {
+                u.left = Left::of(runnable, class);
+            }
         }
         self.cpus[c].cur = next;
-        (next, if next == NIL { 0 } else { self.set.slice })
+        let slice = if micro { self.pool.slice } else { self.set.slice };
+        self.cpus[c].until = now + slice;
+        (next, if next == NIL { 0 } else { slice })
     }
 
-    fn saved(&mut self, _: Ns, _: u16, _: &mut Out<'_>) {
+    fn saved(&mut self, _: Ns, v: u16, out: &mut Out<'_>) {
         self.events += 1;
+        self.go_home(v, out);
     }
 
     fn timer(&mut self, now: Ns, which: usize, out: &mut Out<'_>) {
@@ -374,6 +452,9 @@ impl Sched for Credit {
         if which == 0 {
             self.accounting(now);
             out.agenda.set(0, now + self.set.slice);
+        } else if which == 1 + self.cpus.len() {
+            let next = self.resize(now, out);
+            out.agenda.set(which, next);
         } else {
             self.tick(now, which - 1);
             out.agenda.set(which, now + self.period());

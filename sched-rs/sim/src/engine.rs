@@ -8,7 +8,7 @@ use crate::agenda::{Agenda, NEVER, Ns};
 use crate::chance::Chance;
 use crate::costs::{Costs, FULL};
 use crate::guest::{Irq, Vcpu, VcpuState, Vm};
-use crate::sched::{NIL, Out, Sched};
+use crate::sched::{Left, NIL, Out, Sched};
 use microslice_core::Class;
 
 /// A hardware thread.
@@ -206,6 +206,7 @@ impl<S: Sched> Host<S> {
             }
             return;
         }
+        let idle = if prev == NIL { self.now - self.cpus[c].since } else { 0 };
         self.account(c);
         if prev != NIL {
             self.agenda.clear(self.at.guest + c);
@@ -213,6 +214,7 @@ impl<S: Sched> Host<S> {
             let now = self.now;
             let v = &mut self.vcpus[usize::from(prev)];
             v.left_at = now;
+            v.left = Left::of(runnable, class);
             v.state = if runnable { VcpuState::Runnable } else { VcpuState::Blocked };
         }
         self.cpus[c].cur = next;
@@ -220,7 +222,7 @@ impl<S: Sched> Host<S> {
             self.sibling_speed(cpu, next != NIL);
         }
         if next != NIL {
-            self.switch_in(cpu, next);
+            self.switch_in(cpu, next, idle);
         }
         if prev != NIL {
             self.sched.saved(self.now, prev, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
@@ -230,7 +232,7 @@ impl<S: Sched> Host<S> {
         }
     }
 
-    fn switch_in(&mut self, cpu: u8, v: u16) {
+    fn switch_in(&mut self, cpu: u8, v: u16, idle: Ns) {
         let c = usize::from(cpu);
         let (refill, share) = (self.costs.refill, self.costs.refill_share.max(1));
         let last = std::mem::replace(&mut self.cpus[c].last, v);
@@ -247,7 +249,7 @@ impl<S: Sched> Host<S> {
         u.cold = u.cold.max(cold);
         u.cpu = cpu;
         u.state = VcpuState::Running;
-        u.began = now + self.costs.vcpu_switch;
+        u.began = now + self.costs.vcpu_switch + self.costs.idle_exit(idle);
         let period = self.costs.tick;
         let phase = u64::from(u.local) * (period / 64);
         let tick = |t: Ns| (t + phase) / period;
@@ -331,7 +333,8 @@ impl<S: Sched> Host<S> {
                 // A vCPU that is deciding what to do will see it by itself.
                 if self.planning != v && self.vcpus[usize::from(v)].irq == Irq::None && self.irqs_on(v) {
                     self.progress(v);
-                    let at = self.now + self.costs.ipi_deliver;
+                    let delay = self.chance.exponential(self.costs.ipi_delay);
+                    let at = self.now + self.costs.ipi_deliver + delay;
                     let u = &mut self.vcpus[usize::from(v)];
                     u.began = u.began.max(at);
                     self.plan(v);

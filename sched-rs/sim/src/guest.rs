@@ -10,7 +10,7 @@ use crate::costs::FULL;
 use crate::engine::Host;
 use crate::hist::Hist;
 use crate::net::Flow;
-use crate::sched::{NIL, Sched};
+use crate::sched::{Left, NIL, Sched};
 use crate::workload::{LockKind, MAX_HELD, Op, Program};
 use microslice_core::Class;
 use std::collections::VecDeque;
@@ -76,10 +76,14 @@ pub struct Vcpu {
     pub waits_from: Ns,
     /// When it last lost its pCPU.
     pub left_at: Ns,
+    /// What it was at then.
+    pub left: Left,
     /// When it last had a tick.
     pub ticked: Ns,
     /// Cache refill to come.
     pub cold: Ns,
+    /// Threads of this VM have left entries in its TLB; it may idle since.
+    pub mapped: bool,
 }
 
 impl Vcpu {
@@ -103,8 +107,10 @@ impl Vcpu {
             began: 0,
             waits_from: NEVER,
             left_at: 0,
+            left: Left::User,
             ticked: 0,
             cold: 0,
+            mapped: false,
         }
     }
 
@@ -182,8 +188,10 @@ pub struct Stats {
     pub user: u64,
     /// Time on pCPUs.
     pub ran: u64,
-    /// Yields: waiting for IPIs, for locks, halting, other.
-    pub yields: [u64; 4],
+    /// Yields in waits for IPIs and for locks; halts.
+    pub yields: [u64; 3],
+    /// The same yields, but no halts, by what the paper's code takes for their cause: [`Vcpu::left`]. IPI wait, lock wait, halt, other.
+    pub counted: [u64; 4],
     /// TLB shootdowns.
     pub tlb: Hist,
     /// Contended waits, by lock group.
@@ -338,16 +346,14 @@ impl<S: Sched> Host<S> {
             if thread.doing == Doing::Timed {
                 thread.left = 0;
                 if std::mem::take(&mut thread.feigns) {
-                    self.vms[vm].stats.yields[0] += 1;
-                    return self.offer(v, Class::IpiWait);
+                    return self.yields(vm, v, Class::IpiWait);
                 }
                 if thread.sent {
                     thread.sent = false;
                     thread.doing = Doing::Answers;
                     if thread.answers > 0 && self.a_target_is_preempted(vm, v) {
                         // Linux offers its pCPU after sending IPIs to a preempted vCPU.
-                        self.vms[vm].stats.yields[0] += 1;
-                        return self.offer(v, Class::IpiWait);
+                        return self.yields(vm, v, Class::IpiWait);
                     }
                 }
             } else {
@@ -356,11 +362,18 @@ impl<S: Sched> Host<S> {
                 if !exits || self.satisfied(vm, t) {
                     return self.plan(v);
                 }
-                self.vms[vm].stats.yields[usize::from(class == Class::LockWait)] += 1;
-                return self.offer(v, class);
+                return self.yields(vm, v, class);
             }
         }
         self.plan(v);
+    }
+
+    /// vCPU `v` yields in a wait.
+    fn yields(&mut self, vm: usize, v: u16, class: Class) {
+        let stats = &mut self.vms[vm].stats;
+        stats.yields[usize::from(class == Class::LockWait)] += 1;
+        stats.counted[(self.vcpus[usize::from(v)].left as usize).min(3)] += 1;
+        self.offer(v, class);
     }
 
     fn satisfied(&self, vm: usize, t: usize) -> bool {
@@ -428,6 +441,7 @@ impl<S: Sched> Host<S> {
                     return true;
                 };
                 u.cur = t;
+                u.mapped = true;
                 u.cur_since = self.now;
                 u.began += costs.thread_switch;
                 continue;
@@ -524,8 +538,8 @@ impl<S: Sched> Host<S> {
         let op = ops[usize::from(thread.pc)];
         thread.pc = if usize::from(thread.pc) + 1 == ops.len() { 0 } else { thread.pc + 1 };
         match op {
-            Op::User(mean) => {
-                let work = self.chance.exponential(mean).max(1);
+            Op::User(mean, even) => {
+                let work = self.chance.length(mean, even).max(1);
                 thread.class = Class::None;
                 thread.user = work;
                 thread.left = work + std::mem::take(&mut self.vcpus[usize::from(v)].cold);
@@ -563,8 +577,8 @@ impl<S: Sched> Host<S> {
             }
             Op::Release => self.release(vm, t),
             Op::Shoot(n) => self.shoot(vm, t, v, n),
-            Op::Sleep(mean) => {
-                let until = self.now + self.chance.exponential(mean).max(1_000);
+            Op::Sleep(mean, even) => {
+                let until = self.now + self.chance.length(mean, even).max(1_000);
                 thread.doing = Doing::Blocked;
                 let first = m.first_thread;
                 let source = self.thread_source(first + t);
@@ -672,7 +686,10 @@ impl<S: Sched> Host<S> {
         let m = &self.vms[vm];
         let me = self.vcpus[usize::from(v)].local;
         let mut targets: Vec<u16> = (0..m.vcpus)
-            .filter(|i| *i != me && self.vcpus[usize::from(m.first + i)].cur != NIL)
+            .filter(|i| {
+                let u = &self.vcpus[usize::from(m.first + i)];
+                *i != me && (u.cur != NIL || (limit == 0 && u.mapped))
+            })
             .map(|i| m.first + i)
             .collect();
         if limit > 0 && usize::from(limit) < targets.len() {
@@ -697,6 +714,8 @@ impl<S: Sched> Host<S> {
         let (vm, cur, first) = (usize::from(u.vm), u.cur, self.vms[usize::from(u.vm)].first);
         match std::mem::replace(&mut u.irq, Irq::None) {
             Irq::Call(mut from) => {
+                // Who idles flushes everything and is left alone from then on (Linux: `leave_mm`).
+                u.mapped = u.cur != NIL;
                 while from != 0 {
                     let sender = first + from.trailing_zeros() as u16;
                     from &= from - 1;

@@ -14,6 +14,7 @@ pub mod chance;
 pub mod costs;
 pub mod credit;
 pub mod credit2;
+pub mod credit_micro;
 pub mod engine;
 pub mod guest;
 pub mod hist;

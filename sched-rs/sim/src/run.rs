@@ -5,6 +5,7 @@ use crate::agenda::Ns;
 use crate::chance::Chance;
 use crate::costs::Costs;
 use crate::credit::{self, Credit};
+use crate::credit_micro::Micro;
 use crate::credit2::Credit2;
 use crate::engine::Host;
 use crate::guest::{Stats, Vcpu, Vm};
@@ -27,18 +28,21 @@ use std::collections::BTreeMap;
 pub struct SchedSpec {
     /// Which.
     pub scheduler: Kind,
-    /// Micro cores; microslice only.
+    /// Micro cores; microslice, and credit-4.7 as the paper's own system.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub micro_cores: Option<u32>,
-    /// Micro slice, microseconds; microslice only.
+    /// Micro slice, microseconds; where there are micro cores.
     #[serde(default = "hundred")]
     pub micro_us: u32,
     /// The domains' row of actions; microslice only.
     #[serde(default)]
     pub policy: Row,
-    /// Who sizes the micro pool; microslice only.
+    /// Who sizes the micro pool; `paper` for credit-4.7 too.
     #[serde(default)]
     pub sizing: Sizing,
+    /// Events for preempted vCPUs get a micro slice; credit-4.7 with micro cores only.
+    #[serde(default)]
+    pub relay: bool,
     /// Micro cores run nothing but urgent vCPUs, as in the paper; microslice only.
     #[serde(default)]
     pub reserve: bool,
@@ -112,17 +116,24 @@ impl SchedSpec {
     #[must_use]
     pub fn new(scheduler: Kind, micro_cores: Option<u32>) -> Self {
         let (policy, sizing) = (Row::Paper, Sizing::Static);
-        let reserve = false;
+        let (reserve, relay) = (false, false);
         Self {
             scheduler,
             micro_cores,
             policy,
             sizing,
+            relay,
             reserve,
             micro_us: 100,
             slice_ms: 30,
             ratelimit_us: 1_000,
         }
+    }
+
+    /// The paper's own system: its micro cores on top of credit of Xen 4.7.
+    #[must_use]
+    pub fn eurosys(micro_cores: u32) -> Self {
+        Self::new(Kind::Credit47, Some(micro_cores))
     }
 
     /// The core set up as the paper is: micro cores that run nothing else, its row of actions.
@@ -216,8 +227,11 @@ pub struct VmRecord {
     pub user: f64,
     /// pCPUs it had, on average.
     pub pcpus: f64,
-    /// Yields a second: waiting for IPIs, for locks, halting, other.
-    pub yields_per_s: [f64; 4],
+    /// Yields a second in waits for IPIs and for locks; halts.
+    pub yields_per_s: [f64; 3],
+    /// The yields by what the paper's code takes for their cause, what the vCPU was at when it last lost its pCPU: IPI wait, lock wait,
+    /// halt, other.
+    pub counted_per_s: [f64; 4],
     /// TLB shootdowns.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tlb_us: Option<Times>,
@@ -277,8 +291,7 @@ impl Run {
             Sizing::Static => self.sched.micro_cores.unwrap_or(0),
             Sizing::Paper | Sizing::Adaptive => 1,
         };
-        let micro = if self.sched.scheduler == Kind::Microslice { most } else { 0 };
-        let micro = micro.min(u32::from(self.pcpus) - 1) as u8;
+        let micro = most.min(u32::from(self.pcpus) - 1) as u8;
         let micro = all & !(all >> micro);
         let mut next = 0;
         let mut domains = vec![];
@@ -311,14 +324,24 @@ impl Run {
         let s = &self.sched;
         match s.scheduler {
             Kind::Credit | Kind::Credit47 => {
+                let stock = if s.scheduler == Kind::Credit {
+                    credit::Settings::XEN_4_20
+                } else {
+                    credit::Settings::XEN_4_7
+                };
+                let dynamic = s.sizing != Sizing::Static;
+                let micro = (s.micro_cores.is_some() || dynamic).then(|| Micro {
+                    cores: s.micro_cores.unwrap_or(0).min(63) as u8,
+                    slice: u64::from(s.micro_us) * 1_000,
+                    dynamic,
+                    relay: s.relay,
+                });
                 let set = credit::Settings {
                     slice: u64::from(s.slice_ms) * 1_000_000,
                     ratelimit: u64::from(s.ratelimit_us) * 1_000,
-                    ..if s.scheduler == Kind::Credit {
-                        credit::Settings::XEN_4_20
-                    } else {
-                        credit::Settings::XEN_4_7
-                    }
+                    limit_yields: stock.limit_yields && micro.is_none(),
+                    micro,
+                    ..stock
                 };
                 self.with(Credit::new(self.pcpus, set, &domains, &self.placement(&domains)), &domains)
             }
@@ -402,6 +425,7 @@ impl Run {
                 user: s.user as f64 / span as f64,
                 pcpus: s.ran as f64 / span as f64,
                 yields_per_s: s.yields.map(per_s),
+                counted_per_s: s.counted.map(per_s),
                 tlb_us: Times::of(&s.tlb),
                 lock_us: lock_us.filter_map(|(g, h)| Some((g.name.clone(), Times::of(h)?))).collect(),
                 mbit_per_s: m.flow.as_ref().map(|f| per_s(f.bits() - bits) / 1e6),

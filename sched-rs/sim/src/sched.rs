@@ -8,6 +8,35 @@ use microslice_core::state::Counts;
 /// "No vCPU".
 pub const NIL: u16 = u16::MAX;
 
+/// What a vCPU was at when it last lost its pCPU, as its saved instruction pointer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It waited for answers to IPIs.
+    Ipi,
+    /// It spun for a lock.
+    Lock,
+    /// It halted.
+    Halt,
+    /// In user mode, or nothing is known.
+    User,
+    /// In a critical service.
+    Critical,
+}
+
+impl Left {
+    /// What `class` says of who wants to run on; who does not has halted.
+    #[must_use]
+    pub fn of(runnable: bool, class: Class) -> Self {
+        match class {
+            _ if !runnable => Self::Halt,
+            Class::IpiWait => Self::Ipi,
+            Class::LockWait => Self::Lock,
+            c if c.is_critical() => Self::Critical,
+            _ => Self::User,
+        }
+    }
+}
+
 /// Effects of a callback: pCPUs that must ask for work, and the scheduler's own timers.
 #[derive(Debug)]
 pub struct Out<'a> {

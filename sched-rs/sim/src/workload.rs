@@ -137,6 +137,9 @@ pub struct Step {
     /// Sleep for a mean time, microseconds, exponential: disk, timer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sleep_us: Option<Num>,
+    /// The length of `user_us` or `sleep_us` is even within this share of its mean, not exponential.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub even: Option<f32>,
     /// Put an item into a queue; block while it is full.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub put: Option<String>,
@@ -190,8 +193,8 @@ pub const MAX_HELD: usize = 3;
 /// An operation of the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
-    /// User-mode work of a mean length.
-    User(Ns),
+    /// User-mode work of a mean length, and how it is distributed: see [`Step::even`].
+    User(Ns, Option<f32>),
     /// Kernel work of a mean length.
     Kernel(Ns),
     /// Take one of `count` locks from `first` on.
@@ -209,8 +212,8 @@ pub enum Op {
     Release,
     /// TLB shootdown to so many others, 0 for all.
     Shoot(u8),
-    /// Sleep for a mean time.
-    Sleep(Ns),
+    /// Sleep for a mean time, as for user-mode work.
+    Sleep(Ns, Option<f32>),
     /// Put into queue.
     Put(u8),
     /// Take from queue.
@@ -309,7 +312,11 @@ impl Workload {
             let takes_time = ops.iter().any(|op| {
                 matches!(
                     op,
-                    Op::User(1..) | Op::Kernel(1..) | Op::Feign(1..) | Op::Sleep(1..) | Op::Receive(1..)
+                    Op::User(1.., _)
+                        | Op::Kernel(1..)
+                        | Op::Feign(1..)
+                        | Op::Sleep(1.., _)
+                        | Op::Receive(1..)
                 )
             });
             if role.threads == 0 || !takes_time {
@@ -375,6 +382,10 @@ impl Compiler<'_> {
         if kinds.iter().filter(|k| **k).count() != 1 || (s.lock.is_none() && !s.inside.is_empty()) {
             return Err(Fault::Kind(at));
         }
+        let has_length = s.user_us.is_some() || s.sleep_us.is_some();
+        if s.even.is_some_and(|e| !has_length || !(0.0..=1.0).contains(&e)) {
+            return Err(Fault::Range(format!("even of step {at}")));
+        }
         let from = self.from;
         let time = |n: &Num| {
             let us = from.number(n)?;
@@ -394,7 +405,7 @@ impl Compiler<'_> {
             return Err(Fault::Atomic(at));
         }
         if let Some(us) = &s.user_us {
-            ops.push(Op::User(time(us)?));
+            ops.push(Op::User(time(us)?, s.even));
         } else if let Some(us) = &s.kernel_us {
             ops.push(Op::Kernel(time(us)?));
         } else if let Some(name) = &s.lock {
@@ -418,7 +429,7 @@ impl Compiler<'_> {
         } else if let Some(n) = s.tlb {
             ops.push(Op::Shoot(n));
         } else if let Some(us) = &s.sleep_us {
-            ops.push(Op::Sleep(time(us)?));
+            ops.push(Op::Sleep(time(us)?, s.even));
         } else if let Some(q) = s.put.as_ref().or(s.get.as_ref()) {
             let i = self
                 .queues
@@ -454,7 +465,7 @@ mod tests {
         .unwrap();
         let acquire = Op::Acquire { first: 3, count: 1, group: 1 };
         let want = vec![
-            Op::User(5_000),
+            Op::User(5_000, None),
             Op::Maybe(1 << 31, 4),
             acquire,
             Op::Hold(2_000),
@@ -475,6 +486,8 @@ mod tests {
             "about: x\nlocks: {a: {hold_us: 1}}\nroles: [{threads: 1, steps: [{user_us: 1}, {lock: a, inside: [{tlb: 0}]}]}]",
             "about: x\nroles: [{threads: 1, steps: [{user_us: 5, p: 2}]}]",
             "about: x\nroles: [{threads: 1, steps: [{user_us: work}]}]",
+            "about: x\nroles: [{threads: 1, steps: [{kernel_us: 5, even: 0.5}]}]",
+            "about: x\nroles: [{threads: 1, steps: [{user_us: 5, even: 2}]}]",
         ];
         for text in bad {
             assert!(read(text).is_err(), "{text}");

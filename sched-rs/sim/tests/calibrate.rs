@@ -17,7 +17,7 @@ fn fit(folder: &Path) -> Fitted {
     let execute = |runs: &[Run]| {
         for run in runs {
             let s = &run.sched;
-            assert!(s.scheduler == Kind::Credit47 && s.micro_cores.is_none() && !s.reserve, "{s:?}");
+            assert!(*s == microslice_sim::SchedSpec::new(Kind::Credit47, None), "{s:?}");
         }
         runs.iter().map(Run::execute).collect()
     };

@@ -58,8 +58,14 @@ fn a_flow_is_held_up_beside_another_vm_and_not_with_a_micro_core() {
     );
 }
 
-const KINDS: [(Kind, Option<u32>); 4] =
-    [(Kind::Credit, None), (Kind::Credit2, None), (Kind::Microslice, Some(0)), (Kind::Microslice, Some(3))];
+const KINDS: [(Kind, Option<u32>); 6] = [
+    (Kind::Credit, None),
+    (Kind::Credit2, None),
+    (Kind::Microslice, Some(0)),
+    (Kind::Microslice, Some(3)),
+    (Kind::Credit47, None),
+    (Kind::Credit47, Some(3)),
+];
 
 #[test]
 fn equal_seeds_give_equal_bytes_and_others_do_not() {

@@ -140,8 +140,9 @@ fn write(
         let flow = table::flows(&job.rows, &|i| own(i));
         let corunners = f64::from(corunners.iter().sum::<u16>())
             / f64::from(job.scenario.vms.first().map_or(1, |v| v.vcpus));
+        let counted = table::counted(&job.rows, &|i| own(i));
         let (name, paper) = (job.name, job.scenario.paper);
-        pages.push(paper::Page { name, paper, results, baseline, flow, corunners });
+        pages.push(paper::Page { name, paper, results, baseline, flow, counted, corunners });
     }
     let paper = paper::Paper::read(folder)?;
     let lab = root.join("target/eval").join(lab).join("results.json");

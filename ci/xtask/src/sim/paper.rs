@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Ours beside the paper's: the baseline that was fitted, and the figures that were not.
+//! Simulated beside the paper's: the baseline that was fitted, and the figures that were not.
 //!
-//! Ours are relative to the model of the paper's baseline, credit of Xen 4.7. Times are for equal work, so a target's time is
+//! What is held against the paper's figures is the model of its own system ([`peer`]); rows of our core with the same number of
+//! reserved micro cores stand beside as what we do. All are relative to the model of the paper's baseline, credit of Xen 4.7. Times are for equal work, so a target's time is
 //! the inverse of its throughput. `prediction.yaml` is read here and nowhere else.
 
-use super::rows::{BASELINE, not_ours};
+use super::rows::{BASELINE, not_ours, peer};
 use super::table::Flows;
 use anyhow::Result;
-use microslice_lab::results::{Results, Row, Stat};
+use microslice_lab::results::{Results, Stat};
 use microslice_sim::calibrate::{self, Baseline, Baselines, Per, Target};
 use microslice_sim::{Record, scenario};
 use serde::Deserialize;
@@ -72,6 +73,8 @@ pub struct Page {
     pub baseline: Vec<Vec<Record>>,
     /// The target's flow, by row.
     pub flow: Flows,
+    /// Yields a second, by row, as the paper's code counts them.
+    pub counted: BTreeMap<String, [f64; 4]>,
     /// Co-running VMs' vCPUs over the target's.
     pub corunners: f64,
 }
@@ -88,20 +91,22 @@ pub struct Ours {
 /// One of the paper's bars and ours.
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// The row.
-    pub row: String,
+    /// The number of micro cores, or "dynamic".
+    pub cores: String,
     /// Of the co-runner, not the target.
     pub corunner: bool,
     /// The paper's.
     pub paper: f64,
-    /// Ours.
-    pub ours: Ours,
+    /// Its system, simulated.
+    pub peer: Ours,
+    /// Our core with as many reserved micro cores.
+    pub core: Option<Ours>,
 }
 
 impl Bar {
-    /// Ours over the paper's, less one.
+    /// Its system, simulated, over the paper's, less one.
     pub fn error(&self) -> f64 {
-        self.ours.value / self.paper - 1.0
+        self.peer.value / self.paper - 1.0
     }
 
     /// Whether both are on the same side of the baseline; within 5 % of it is no side.
@@ -115,7 +120,7 @@ impl Bar {
                 -1
             }
         };
-        side(self.paper) == 0 || side(self.ours.value) == 0 || side(self.paper) == side(self.ours.value)
+        side(self.paper) == 0 || side(self.peer.value) == 0 || side(self.paper) == side(self.peer.value)
     }
 }
 
@@ -149,19 +154,20 @@ impl Page {
 
     /// All bars that the paper has.
     pub fn bars(&self, p: &Predicted) -> Vec<Bar> {
-        let fixed = p.fixed.iter().enumerate().map(|(i, b)| (format!("paper-{}", i + 1), b.clone()));
+        let fixed = p.fixed.iter().enumerate().map(|(i, b)| ((i + 1).to_string(), b.clone()));
         let mut bars = vec![];
-        for (row, paper) in fixed.chain([("paper-dynamic".to_owned(), p.dynamic.clone())]) {
-            let ours = [self.target(&row, p.unit), self.corunner(&row)];
-            for (i, (paper, ours)) in paper.into_iter().zip(ours).enumerate() {
-                let Some(ours) = ours else { continue };
-                bars.push(Bar { row: row.clone(), corunner: i == 1, paper, ours });
+        for (cores, paper) in fixed.chain([("dynamic".to_owned(), p.dynamic.clone())]) {
+            let both = |row: &str| [self.target(row, p.unit), self.corunner(row)];
+            let (peers, core) = (both(&peer(&cores)), both(&format!("paper-{cores}")));
+            for (i, paper) in paper.into_iter().enumerate().take(2) {
+                let Some(peer) = peers[i] else { continue };
+                bars.push(Bar { cores: cores.clone(), corunner: i == 1, paper, peer, core: core[i] });
             }
         }
         bars
     }
 
-    /// The best static number of micro cores: the paper's and ours.
+    /// The best static number of micro cores: the paper's and that of its system simulated.
     pub fn best(&self, p: &Predicted) -> Option<(usize, usize)> {
         let best = |values: Vec<f64>| {
             let sign = if p.unit == Unit::Throughput { -1.0 } else { 1.0 };
@@ -169,21 +175,20 @@ impl Page {
             it.map(|(i, _)| i + 1)
         };
         let ours: Option<Vec<f64>> =
-            (1..=p.fixed.len()).map(|n| Some(self.target(&format!("paper-{n}"), p.unit)?.value)).collect();
+            (1..=p.fixed.len()).map(|n| Some(self.target(&peer(&n.to_string()), p.unit)?.value)).collect();
         let paper: Vec<f64> = p.fixed.iter().filter_map(|b| b.first().copied()).collect();
         if paper.len() < 2 { None } else { Some((best(paper)?, best(ours?)?)) }
     }
 
-    /// Yields by cause of `row` over all of the baseline's, for equal work or equal time.
-    pub fn yields(&self, row: &str, per: Per) -> Option<[f64; 3]> {
-        let of = |r: &Row| -> Option<[f64; 3]> {
-            let y = r.yields.as_ref()?;
-            let all = [y.ipi?.mean, y.lock?.mean, y.halt?.mean];
-            let by = if per == Per::Work { r.target.throughput?.mean } else { 1.0 };
-            Some(all.map(|n| n / by))
+    /// Yields of `row` by what the paper's code takes for their cause (IPI wait, lock wait, halt, other), over all of the baseline's, for
+    /// equal work or equal time.
+    pub fn yields(&self, row: &str, per: Per) -> Option<[f64; 4]> {
+        let of = |row: &str| -> Option<[f64; 4]> {
+            let by = if per == Per::Work { self.results.row(row)?.target.throughput?.mean } else { 1.0 };
+            Some(self.counted.get(row)?.map(|n| n / by))
         };
-        let base: f64 = of(self.results.row(BASELINE)?)?.iter().sum();
-        Some(of(self.results.row(row)?)?.map(|n| n / base))
+        let base: f64 = of(BASELINE)?.iter().sum();
+        Some(of(row)?.map(|n| n / base))
     }
 
     /// The baseline's numbers beside ours.
@@ -272,7 +277,7 @@ pub fn summary(paper: &Paper, pages: &[Page]) -> Option<Summary> {
 /// In words.
 pub fn verdict(s: &Summary) -> String {
     format!(
-        "{} bars of the paper: median error {:.0} % for targets and {:.0} % for co-runners; direction right for {}; best number of \
+        "{} bars of the paper against its system, simulated: median error {:.0} % for targets and {:.0} % for co-runners; direction right for {}; best number of \
          micro cores the same or adjacent for {} of {} workloads",
         s.bars,
         s.median[0] * 100.0,
@@ -302,14 +307,21 @@ pub fn text(paper: &Paper, pages: &[Page]) -> String {
             let _ = writeln!(out, "{}: the baseline, to which the workload was fitted", page.name);
             out += &targets_text(&page.targets(b));
         }
-        let _ = writeln!(out, "{}: {:?} over the baseline's, paper / ours (error)", page.name, p.unit);
+        let _ = writeln!(
+            out,
+            "{}: {:?} over the baseline's, by micro cores: paper / its system simulated (error); our core",
+            page.name, p.unit
+        );
         for b in page.bars(p) {
             let who = if b.corunner { "co-runner's time" } else { "target" };
-            let ci = b.ours.ci95.map_or(String::new(), |c| format!(" +- {c:.2}"));
-            let (row, paper, ours) = (&b.row, b.paper, b.ours.value);
+            let ci = b.peer.ci95.map_or(String::new(), |c| format!(" +- {c:.2}"));
+            let core = b.core.map_or("-".to_owned(), |o| format!("{:.2}", o.value));
             let _ = writeln!(
                 out,
-                "  {row:<14} {who:<17} {paper:>6.2} / {ours:>6.2}{ci} ({:+.0} %)",
+                "  {:<8} {who:<17} {:>6.2} / {:>6.2}{ci} ({:+.0} %); {core:>6}",
+                b.cores,
+                b.paper,
+                b.peer.value,
                 b.error() * 100.0
             );
         }
@@ -318,7 +330,7 @@ pub fn text(paper: &Paper, pages: &[Page]) -> String {
         }
     }
     let gains: Vec<(&Page, Gain, Gain)> =
-        pages.iter().filter_map(|p| Some((p, gain(p, "paper-dynamic")?, best_of_ours(p)?))).collect();
+        pages.iter().filter_map(|p| Some((p, gain(p, &peer("dynamic"))?, best_of_ours(p)?))).collect();
     if !gains.is_empty() {
         out += "target's speed / co-runners' time / weighted speed-up, against credit of 4.7\n";
     }
@@ -326,7 +338,7 @@ pub fn text(paper: &Paper, pages: &[Page]) -> String {
         let cell = |g: &Gain| format!("{:>6.2} / {:.2} / {:.2}", g.target, g.corunner, g.weighted);
         let _ = writeln!(
             out,
-            "  {:<12} paper-dynamic {}   best of ours: {:<12} {}",
+            "  {:<12} eurosys-dynamic {}   best of ours: {:<12} {}",
             page.name,
             cell(&paper),
             ours.row,

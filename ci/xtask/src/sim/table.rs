@@ -19,6 +19,16 @@ pub fn flows<'a>(rows: &[Spec], own: &dyn Fn(usize) -> Vec<&'a Record>) -> Flows
         .collect()
 }
 
+/// The target's yields a second in each row, by what the paper's code takes for their cause.
+pub fn counted<'a>(rows: &[Spec], own: &dyn Fn(usize) -> Vec<&'a Record>) -> BTreeMap<String, [f64; 4]> {
+    let mean = |i: usize, cause: usize| {
+        let records = own(i);
+        let sum: f64 = records.iter().map(|r| r.vms[0].counted_per_s[cause]).sum();
+        sum / records.len().max(1) as f64
+    };
+    rows.iter().enumerate().map(|(i, r)| (r.name.clone(), [0, 1, 2, 3].map(|c| mean(i, c)))).collect()
+}
+
 fn latency(records: &[&Record], pick: &dyn Fn(&Record) -> Option<&Times>) -> Option<Latency> {
     let over = |f: fn(&Times) -> f64| Stat::over(records.iter().filter_map(|r| pick(r)).map(f));
     Some(Latency {
@@ -43,6 +53,9 @@ pub fn row(spec: &Spec, corunners: &[u16], records: &[&Record]) -> Row {
     Row {
         name: spec.name.clone(),
         scheduler: match sched.scheduler {
+            Kind::Credit47 if sched.micro_cores.is_some() || sched.sizing != Sizing::Static => {
+                "credit-4.7 with micro cores".to_owned()
+            }
             Kind::Credit47 => BASELINE.to_owned(),
             other => format!("{other:?}").to_lowercase(),
         },
@@ -69,7 +82,7 @@ pub fn row(spec: &Spec, corunners: &[u16], records: &[&Record]) -> Row {
             ipi: yields(0),
             lock: yields(1),
             halt: yields(2),
-            other: yields(3),
+            other: None,
             kept: over(&|r| r.vms[0].kept_per_s),
         }),
         accelerated: micro.then(|| Accelerated {
