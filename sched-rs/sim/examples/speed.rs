@@ -13,8 +13,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let sched = SchedSpec::new(Kind::Microslice, Some(3));
     let vms = vec![vm(&target)?, vm("swaptions")?];
-    let run =
-        Run { pcpus: 12, costs: Default::default(), vms, sched, warm_ms: 1, measure_ms: 10_000, seed: 1 };
+    let run = Run {
+        pcpus: 12,
+        groups: 1,
+        costs: Default::default(),
+        vms,
+        sched,
+        warm_ms: 1,
+        measure_ms: 10_000,
+        seed: 1,
+    };
     let began = std::time::Instant::now();
     let record = run.execute()?;
     let wall = began.elapsed().as_secs_f64();

@@ -147,12 +147,10 @@ pub fn targets(b: &Baseline, alone: &[Record], both: &[Record]) -> Vec<Target> {
             add("yields a second, alone".to_owned(), a / s, mean(alone, |r| Some(all(r))), Kept::Ratio);
         }
     }
-    if let Some([ipi, lock, halt, _]) = b.shares {
-        for (name, paper, i) in [("lock waits", lock, 1), ("halts", halt, 2)] {
-            // Other causes were not told apart in user mode.
-            let known = |r: &Record| r.vms[0].counted_per_s[..3].iter().sum::<f64>().max(1e-9);
-            let ours = mean(both, |r| Some(r.vms[0].counted_per_s[i] / known(r)));
-            add(format!("share of {name} in yields, beside"), paper / (ipi + lock + halt), ours, Kept::Share);
+    if let Some(shares) = b.shares {
+        for (name, i) in [("lock waits", 1), ("halts", 2), ("others", 3)] {
+            let ours = mean(both, |r| Some(r.vms[0].counted_per_s[i] / all(r).max(1e-9)));
+            add(format!("share of {name} in yields, beside"), shares[i], ours, Kept::Share);
         }
     }
     out

@@ -322,7 +322,7 @@ impl Credit {
     /// The next tick of a pCPU.
     pub(crate) fn set_tick(&self, now: Ns, cpu: usize, out: &mut Out<'_>) {
         let period = self.period();
-        out.agenda.set(1 + cpu, now + period - now % period);
+        out.set(1 + cpu, now + period - now % period);
     }
 
     /// Queues a vCPU that wakes up or comes home.
@@ -340,17 +340,17 @@ impl Credit {
 }
 
 impl Sched for Credit {
-    fn timers(cpus: usize) -> usize {
-        2 + cpus
+    fn timers(&self) -> usize {
+        2 + self.cpus.len()
     }
 
     fn start(&mut self, now: Ns, out: &mut Out<'_>) {
-        out.agenda.set(0, now + self.set.slice);
+        out.set(0, now + self.set.slice);
         for cpu in 0..self.cpus.len() {
-            out.agenda.set(1 + cpu, NEVER);
+            out.set(1 + cpu, NEVER);
         }
         let sizing = self.pool.first_step(now);
-        out.agenda.set(1 + self.cpus.len(), sizing);
+        out.set(1 + self.cpus.len(), sizing);
     }
 
     fn wake(&mut self, _: Ns, v: u16, out: &mut Out<'_>) {
@@ -420,7 +420,7 @@ impl Sched for Credit {
         let tick = 1 + c;
         if next == NIL {
             self.idlers |= u64::from(!micro) << cpu;
-            out.agenda.clear(tick);
+            out.clear(tick);
         } else {
             self.idlers &= !(1 << cpu);
             let u = &mut self.units[usize::from(next)];
@@ -451,13 +451,13 @@ impl Sched for Credit {
         self.events += 1;
         if which == 0 {
             self.accounting(now);
-            out.agenda.set(0, now + self.set.slice);
+            out.set(0, now + self.set.slice);
         } else if which == 1 + self.cpus.len() {
             let next = self.resize(now, out);
-            out.agenda.set(which, next);
+            out.set(which, next);
         } else {
             self.tick(now, which - 1);
-            out.agenda.set(which, now + self.period());
+            out.set(which, now + self.period());
         }
     }
 
@@ -481,7 +481,7 @@ mod tests {
         for (set, want) in [(Settings::XEN_4_20, 1), (Settings::XEN_4_7, 0)] {
             let mut c = Credit::new(1, set, &[dom(0), dom(1)], &[0, 0]);
             let (mut poke, mut agenda) = (0, Agenda::new(8));
-            let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+            let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
             c.wake(0, 0, &mut out);
             assert_eq!(c.schedule(0, 0, false, Class::None, &mut out).0, 0);
             c.wake(10_000, 1, &mut out);

@@ -197,7 +197,7 @@ impl Credit2 {
 }
 
 impl Sched for Credit2 {
-    fn timers(_: usize) -> usize {
+    fn timers(&self) -> usize {
         0
     }
 

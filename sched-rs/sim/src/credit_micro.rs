@@ -226,7 +226,7 @@ impl Credit {
             let cpu = 63 - normal.leading_zeros() as usize;
             self.pool.mask |= 1 << cpu;
             self.idlers &= !(1 << cpu);
-            out.agenda.clear(1 + cpu);
+            out.clear(1 + cpu);
         }
     }
 }
@@ -247,7 +247,7 @@ mod tests {
         let set = Settings { micro: Some(micro), limit_yields: false, ..Settings::XEN_4_7 };
         let mut c = Credit::new(4, set, &[dom(0), dom(3)], &[0, 1, 2, 0, 1, 2]);
         let (mut poke, mut agenda) = (0, Agenda::new(16));
-        let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+        let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
         for v in 0..6 {
             c.wake(0, v, &mut out);
         }
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn who_waits_for_ipis_moves_its_siblings_and_stays() {
         let (mut c, mut poke, mut agenda) = crowded(Class::IpiWait);
-        let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+        let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
         // vCPU 0 runs again: the yield is judged by what it was at when it left.
         c.cpus[0].queue.retain(|v| *v != 0);
         (c.cpus[0].cur, c.cpus[0].until) = (0, 70_000_000);
@@ -287,7 +287,7 @@ mod tests {
     fn who_spins_moves_one_that_was_in_a_critical_service() {
         for (class, moved) in [(Class::LockHold, 1), (Class::None, 0)] {
             let (mut c, mut poke, mut agenda) = crowded(class);
-            let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+            let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
             c.cpus[0].queue.retain(|v| *v != 0);
             (c.cpus[0].cur, c.cpus[0].until, c.units[0].left) = (0, 70_000_000, Left::Lock);
             c.offer(40_000_000, 0, Class::LockWait, &mut out);
@@ -302,7 +302,7 @@ mod tests {
         let dom = Domain { vcpus: 0..1, weight: 256, cap: 0, hard: !0 };
         let mut c = Credit::new(8, Settings { micro: Some(micro), ..Settings::XEN_4_7 }, &[dom], &[0]);
         let (mut poke, mut agenda) = (0, Agenda::new(16));
-        let mut out = Out { poke: &mut poke, agenda: &mut agenda };
+        let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
         let mut step = |c: &mut Credit, seen| {
             c.pool.seen = seen;
             (c.resize(0, &mut out), c.pool.mask.count_ones())

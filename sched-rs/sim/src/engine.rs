@@ -66,7 +66,7 @@ impl<S: Sched> Host<S> {
     pub fn new(sched: S, cpus: u8, costs: Costs, seed: u64, vms: Vec<Vm>, vcpus: Vec<Vcpu>) -> Self {
         let n = usize::from(cpus);
         let threads = vms.iter().map(|vm| vm.threads.len()).sum::<usize>();
-        let slice = S::timers(n);
+        let slice = sched.timers();
         let at = Sources {
             slice,
             softirq: slice + n,
@@ -110,7 +110,7 @@ impl<S: Sched> Host<S> {
             alone,
             planning: NIL,
         };
-        h.sched.start(0, &mut Out { poke: &mut h.poke, agenda: &mut h.agenda });
+        h.sched.start(0, &mut Out { poke: &mut h.poke, agenda: &mut h.agenda, first: 0 });
         h.boot();
         h
     }
@@ -145,7 +145,11 @@ impl<S: Sched> Host<S> {
             if source >= at.guest && source < at.thread {
                 self.guest_event((source - at.guest) as u8);
             } else if source < at.slice {
-                self.sched.timer(when, source, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
+                self.sched.timer(
+                    when,
+                    source,
+                    &mut Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 },
+                );
             } else if source < at.tick {
                 let cpu = if source < at.softirq { source - at.slice } else { source - at.softirq };
                 self.schedule(cpu as u8);
@@ -197,7 +201,7 @@ impl<S: Sched> Host<S> {
                 class = self.class_of(prev);
             }
         }
-        let mut out = Out { poke: &mut self.poke, agenda: &mut self.agenda };
+        let mut out = Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 };
         let (next, slice) = self.sched.schedule(self.now, cpu, runnable, class, &mut out);
         self.agenda.set(self.at.slice + c, if slice == 0 { NEVER } else { self.now + slice });
         if next == prev {
@@ -225,7 +229,11 @@ impl<S: Sched> Host<S> {
             self.switch_in(cpu, next, idle);
         }
         if prev != NIL {
-            self.sched.saved(self.now, prev, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
+            self.sched.saved(
+                self.now,
+                prev,
+                &mut Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 },
+            );
         }
         if next != NIL {
             self.plan(next);
@@ -313,7 +321,12 @@ impl<S: Sched> Host<S> {
         u.began = self.now + self.costs.yield_exit;
         u.waits_from = NEVER;
         let cpu = u.cpu;
-        self.sched.offer(self.now, v, class, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
+        self.sched.offer(
+            self.now,
+            v,
+            class,
+            &mut Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 },
+        );
         self.schedule(cpu);
     }
 
@@ -323,7 +336,7 @@ impl<S: Sched> Host<S> {
         debug_assert!(u.state == VcpuState::Blocked);
         // Going to sleep, its pCPU has not scheduled yet: it just stays.
         u.state = VcpuState::Runnable;
-        self.sched.wake(self.now, v, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
+        self.sched.wake(self.now, v, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 });
     }
 
     /// An interrupt is pending for `v`.
@@ -341,7 +354,11 @@ impl<S: Sched> Host<S> {
                 }
             }
             VcpuState::Runnable => {
-                self.sched.kick(self.now, v, &mut Out { poke: &mut self.poke, agenda: &mut self.agenda });
+                self.sched.kick(
+                    self.now,
+                    v,
+                    &mut Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 },
+                );
             }
             VcpuState::Blocked => self.wake_vcpu(v),
         }

@@ -16,6 +16,7 @@ pub mod credit;
 pub mod credit2;
 pub mod credit_micro;
 pub mod engine;
+pub mod groups;
 pub mod guest;
 pub mod hist;
 pub mod machine;

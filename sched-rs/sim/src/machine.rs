@@ -68,19 +68,19 @@ impl Machine {
         let d = self.handle(now, event);
         *out.poke |= d.poke;
         if d.timer != Time(0) {
-            out.agenda.set(0, d.timer.0.max(now));
+            out.set(0, d.timer.0.max(now));
         }
         d
     }
 }
 
 impl Sched for Machine {
-    fn timers(_: usize) -> usize {
+    fn timers(&self) -> usize {
         1
     }
 
     fn start(&mut self, _: Ns, out: &mut Out<'_>) {
-        out.agenda.set(0, self.first_timer);
+        out.set(0, self.first_timer);
     }
 
     fn wake(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {

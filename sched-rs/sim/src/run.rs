@@ -8,6 +8,7 @@ use crate::credit::{self, Credit};
 use crate::credit_micro::Micro;
 use crate::credit2::Credit2;
 use crate::engine::Host;
+use crate::groups::Groups;
 use crate::guest::{Stats, Vcpu, Vm};
 use crate::hist::Hist;
 use crate::machine::Machine;
@@ -170,12 +171,19 @@ fn weight() -> u32 {
     256
 }
 
+fn one() -> u8 {
+    1
+}
+
 /// A run. Equal values give equal records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// pCPUs, 2 to 64.
     pub pcpus: u8,
+    /// Equal groups of pCPUs, each with a scheduler and every n-th VM of its own; numbers of micro cores are for each.
+    #[serde(default = "one")]
+    pub groups: u8,
     /// Costs.
     #[serde(default)]
     pub costs: Costs,
@@ -286,6 +294,12 @@ impl Run {
         if !(2..=64).contains(&self.pcpus) {
             return Err(Error::Range("pcpus"));
         }
+        let pinned = self.vms.iter().any(|vm| vm.cpus.is_some());
+        let groups = self.groups;
+        let even = groups > 0 && self.pcpus.is_multiple_of(groups) && self.pcpus / groups >= 2;
+        if !even || (groups > 1 && pinned) || self.vms.len() < usize::from(groups) {
+            return Err(Error::Range("groups"));
+        }
         let all = !0u64 >> (64 - self.pcpus);
         let most = match self.sched.sizing {
             Sizing::Static => self.sched.micro_cores.unwrap_or(0),
@@ -343,11 +357,11 @@ impl Run {
                     micro,
                     ..stock
                 };
-                self.with(Credit::new(self.pcpus, set, &domains, &self.placement(&domains)), &domains)
+                self.grouped(&domains, |cpus, d, place| Ok(Credit::new(cpus, set, d, place)))
             }
             Kind::Credit2 => {
                 let ratelimit = u64::from(s.ratelimit_us) * 1_000;
-                self.with(Credit2::new(self.pcpus, ratelimit, &domains, &self.placement(&domains)), &domains)
+                self.grouped(&domains, |cpus, d, place| Ok(Credit2::new(cpus, ratelimit, d, place)))
             }
             Kind::Microslice => {
                 let params = Params {
@@ -370,21 +384,28 @@ impl Run {
                     Row::Borrow => Policy::BORROW,
                     Row::Grace => Policy::GRACE,
                 };
-                self.with(Machine::new(self.pcpus, params, policy, &domains).map_err(Error::Core)?, &domains)
+                self.grouped(&domains, |cpus, d, _| {
+                    Machine::new(cpus, params, policy, d).map_err(Error::Core)
+                })
             }
         }
     }
 
-    /// Where vCPUs are at first: dealt out to pCPUs in an order that the seed decides.
-    fn placement(&self, domains: &[Domain]) -> Vec<u8> {
+    /// Runs it under a scheduler for each group of pCPUs, made from its pCPUs, its domains and where vCPUs are at first.
+    fn grouped<S: Sched>(
+        &self,
+        domains: &[Domain],
+        make: impl Fn(u8, &[Domain], &[u8]) -> Result<S, Error>,
+    ) -> Result<Record, Error> {
+        let cpus = self.pcpus / self.groups;
         let mut chance = Chance::new(self.seed.wrapping_mul(0x9e37_79b9));
-        let mut place = vec![];
-        for d in domains {
-            let mut order: Vec<u8> = (0..self.pcpus).collect();
-            chance.shuffle(&mut order);
-            place.extend(d.vcpus.clone().enumerate().map(|(i, _)| order[i % order.len()]));
+        let mut one = |d: &[Domain]| make(cpus, d, &placement(cpus, d, &mut chance));
+        if self.groups == 1 {
+            let sched = one(domains)?;
+            return self.with(sched, domains);
         }
-        place
+        let sched = Groups::new(usize::from(self.groups), cpus, domains, one)?;
+        self.with(sched, domains)
     }
 
     fn with<S: Sched>(&self, sched: S, domains: &[Domain]) -> Result<Record, Error> {
@@ -449,4 +470,15 @@ impl Run {
                 / (span as f64 * f64::from(self.pcpus)),
         })
     }
+}
+
+/// Where vCPUs are at first: dealt out to pCPUs in an order that the seed decides.
+fn placement(cpus: u8, domains: &[Domain], chance: &mut Chance) -> Vec<u8> {
+    let mut place = vec![];
+    for d in domains {
+        let mut order: Vec<u8> = (0..cpus).collect();
+        chance.shuffle(&mut order);
+        place.extend(d.vcpus.clone().enumerate().map(|(i, _)| order[i % order.len()]));
+    }
+    place
 }

@@ -52,6 +52,10 @@ fn weight() -> u32 {
     256
 }
 
+fn one() -> u8 {
+    1
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -59,6 +63,8 @@ struct Written {
     #[serde(default)]
     paper: Option<String>,
     pcpus: u8,
+    #[serde(default = "one")]
+    groups: u8,
     vms: Vec<Guest>,
     #[serde(default)]
     costs: Costs,
@@ -89,6 +95,8 @@ pub struct Scenario {
     pub paper: Option<String>,
     /// pCPUs.
     pub pcpus: u8,
+    /// Groups of pCPUs.
+    pub groups: u8,
     /// The target's workload.
     pub target: String,
     /// VMs; the first is the target.
@@ -120,9 +128,9 @@ impl Scenario {
             let Guest { vcpus, weight, cap, cpus, flow, .. } = g;
             vms.push(VmSpec { workload, vcpus, weight, cap, cpus, flow });
         }
-        let (pcpus, warm_ms, measure_ms) = (w.pcpus, w.warm_ms, w.measure_ms);
+        let (pcpus, groups, warm_ms, measure_ms) = (w.pcpus, w.groups, w.warm_ms, w.measure_ms);
         let (about, paper, costs, timing) = (w.about, w.paper, w.costs, w.timing);
-        Ok(Self { about, paper, pcpus, target, vms, costs, timing, warm_ms, measure_ms })
+        Ok(Self { about, paper, pcpus, groups, target, vms, costs, timing, warm_ms, measure_ms })
     }
 
     /// Its run under `sched`; with the target only, if `alone`.
@@ -132,8 +140,18 @@ impl Scenario {
             sched = SchedSpec { slice_ms, micro_us, ratelimit_us, ..sched };
         }
         let vms = self.vms.iter().take(if alone { 1 } else { self.vms.len() }).cloned().collect();
-        let (warm_ms, measure_ms) = (self.warm_ms, self.measure_ms);
-        Run { pcpus: self.pcpus, costs: self.costs.clone(), vms, sched, warm_ms, measure_ms, seed }
+        let (groups, warm_ms, measure_ms) =
+            (if alone { 1 } else { self.groups }, self.warm_ms, self.measure_ms);
+        Run {
+            pcpus: self.pcpus / (self.groups / groups),
+            groups,
+            costs: self.costs.clone(),
+            vms,
+            sched,
+            warm_ms,
+            measure_ms,
+            seed,
+        }
     }
 }
 

@@ -42,14 +42,28 @@ impl Left {
 pub struct Out<'a> {
     /// pCPUs on which SCHEDULE_SOFTIRQ is raised, one bit each.
     pub poke: &'a mut u64,
-    /// The agenda; sources 0 to [`Out::timers`] - 1 are the scheduler's.
+    /// The agenda.
     pub agenda: &'a mut Agenda,
+    /// The scheduler's first timer there.
+    pub first: usize,
+}
+
+impl Out<'_> {
+    /// Sets a timer of the scheduler's own.
+    pub fn set(&mut self, timer: usize, when: Ns) {
+        self.agenda.set(self.first + timer, when);
+    }
+
+    /// Stops one.
+    pub fn clear(&mut self, timer: usize) {
+        self.agenda.clear(self.first + timer);
+    }
 }
 
 /// A scheduler under test. vCPUs and domains are numbered from 0, without gaps.
 pub trait Sched {
-    /// Timers of its own for a machine of `cpus` pCPUs.
-    fn timers(cpus: usize) -> usize;
+    /// Timers of its own.
+    fn timers(&self) -> usize;
     /// The machine starts: all pCPUs are idle, all vCPUs asleep.
     fn start(&mut self, now: Ns, out: &mut Out<'_>);
     /// A blocked vCPU became runnable (`vcpu_wake`).

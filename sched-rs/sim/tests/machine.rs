@@ -22,6 +22,7 @@ fn run(target: &str, kind: Kind, micro: Option<u32>, seed: u64) -> Run {
     let sched = SchedSpec::new(kind, micro);
     Run {
         pcpus: 12,
+        groups: 1,
         costs: Default::default(),
         vms: vec![vm(target), vm("swaptions")],
         sched,
@@ -75,6 +76,25 @@ fn equal_seeds_give_equal_bytes_and_others_do_not() {
         assert_eq!(bytes(1), bytes(1), "{kind:?} {micro:?}");
         assert_ne!(bytes(1), bytes(2), "{kind:?} {micro:?}: the seed has no effect");
     }
+}
+
+#[test]
+fn groups_do_what_machines_of_their_own_do() {
+    for (kind, micro) in KINDS {
+        let small = run("swaptions", kind, micro, 1);
+        let mut both = small.clone();
+        (both.pcpus, both.groups) = (24, 2);
+        both.vms = vec![small.vms[0].clone(); 4];
+        let (small, both) = (small.execute().unwrap(), both.execute().unwrap());
+        for vm in 0..4 {
+            let (a, b) = (small.vms[vm / 2].pcpus, both.vms[vm].pcpus);
+            assert!((a / b - 1.0).abs() < 0.1, "{kind:?} {micro:?}, VM {vm}: {b} pCPUs, {a} by itself");
+        }
+        assert_eq!(both.core_events > 0, small.core_events > 0);
+    }
+    let mut uneven = run("swaptions", Kind::Credit, None, 1);
+    uneven.groups = 5;
+    assert!(uneven.execute().is_err());
 }
 
 #[test]
