@@ -62,6 +62,9 @@ pub struct Core {
     /// Only cells of UNITSxCPUS, e.g. 64x16, and keep what callgrind wrote in target/bench
     #[arg(long, value_name = "UNITSxCPUS")]
     cell: Option<String>,
+    /// Count in this program, which an earlier run left as target/bench/program, and build nothing
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
 }
 
 /// Calls and instructions of one operation.
@@ -108,9 +111,17 @@ impl Run {
 pub fn core(cache: &Cache, root: &Path, args: &Core) -> Result<()> {
     run::output(Command::new("valgrind").arg("--version"))
         .context("instructions are counted by valgrind's callgrind; Debian's package is `valgrind`")?;
-    let program = build(cache, root, &Inputs::read(root, &args.xen, None)?)?;
     let out = root.join("target/bench");
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => {
+            let (built, kept) =
+                (build(cache, root, &Inputs::read(root, &args.xen, None)?)?, out.join("program"));
+            fs::copy(built, &kept).with_context(|| format!("writing {}", kept.display()))?;
+            kept
+        }
+    };
     let mut step = Step::new("bench: counting instructions");
     let mut runs = Vec::new();
     for (units, cpus) in UNITS.into_iter().flat_map(|u| CPUS.map(|c| (u, c))) {

@@ -24,7 +24,7 @@ impl Pool<'_> {
 
     /// Puts a runnable unit that is on no pCPU into the queue.
     pub(crate) fn enqueue(&mut self, unit: u16) {
-        let Some(u) = self.unit(unit).copied() else {
+        let Some(u) = self.units.get(usize::from(unit)).copied() else {
             return;
         };
         let (weight, parked) = self
@@ -179,7 +179,7 @@ impl Pool<'_> {
 
     /// The virtual time of a unit that has run for `ran` since it was last charged.
     pub(crate) fn vtime_now(&self, unit: u16, ran: Span) -> u64 {
-        let Some(u) = self.unit(unit) else { return 0 };
+        let Some(u) = self.units.get(usize::from(unit)) else { return 0 };
         let weight = self.doms.get(usize::from(u.dom)).map_or(256, |d| u64::from(d.weight.max(1)));
         u.vtime.saturating_add(ran.0.saturating_mul(256) / weight)
     }
