@@ -70,9 +70,12 @@ refused missing-file /tmp/none microslice symbols push corunner /tmp/none
 refused pool-too-big "micro" microslice pool resize 5
 refused pool-absurd "micro" microslice pool resize 4000000000
 refused pool-unknown "nosuch" microslice pool resize --pool nosuch 1
-refused slice-too-short "" microslice pool slice --normal 10us
-refused micro-beyond-slice "" microslice pool slice --micro 2s
-refused weight-zero "" microslice domain set corunner --weight 0
+refused resize-below-none "micro cores, where there are 0" microslice pool resize -1
+refused slice-too-short "expected 1000 us to 1000000 us" microslice pool slice --normal 10us
+refused micro-beyond-slice "to the normal slice" microslice pool slice --micro 2s
+refused grace-too-short "grace 1 us: expected 10 us" microslice pool slice --grace 1us
+refused weight-zero "0 is not in 1..=65535" microslice domain set corunner --weight 0
+refused cap-beyond "expected 0 to 400 for its 4 vCPUs" microslice domain set corunner --cap 401
 must import microslice symbols import $K -o /tmp/ranges.json
 refused domain-unknown nosuch microslice symbols push nosuch /tmp/ranges.json
 range() { echo "  - {start: \"$1\", end: \"$2\", class: irq, names: [a]}"; }
@@ -87,10 +90,12 @@ head_of_file() {
 refused ranges-unsorted "sorted\|order" microslice symbols push corunner /tmp/unsorted.yaml --slide none
 refused ranges-overlap "overlap" microslice symbols push corunner /tmp/overlap.yaml --slide none
 refused ranges-too-many "4096" microslice symbols push corunner /tmp/many.yaml --slide none
+{ head_of_file; range 0xffffffff81000000 0xffffffff81003000; } >/tmp/no-anchor.yaml
+refused no-anchor "does not say where entry_SYSCALL_64 is" microslice symbols push corunner /tmp/no-anchor.yaml
 echo 'nobody:x:65534:65534:nobody:/:/bin/sh' >/etc/passwd
 echo 'nogroup:x:65534:' >/etc/group
 chmod 644 /tmp/ranges.json
-refused no-privilege "" su nobody -c "microslice pool resize 1"
+refused no-privilege "run as root in dom0" su nobody -c "microslice pool resize 1"
 
 phase symbols
 must push microslice symbols push corunner /tmp/ranges.json
@@ -109,6 +114,13 @@ for micro in 1 2 3 0 2; do
     is "resized-$micro" $micro "$(pool_value Pool-0 nr_micro)"
 done
 # dom0 may run on pCPU 0 only, the guest on 1 to 4 only. Micro cores that do normal work strand nobody.
+must resize-up microslice pool resize +1
+is resized-up 3 "$(pool_value Pool-0 nr_micro)"
+must resize-down microslice pool resize -1
+is resized-down 2 "$(pool_value Pool-0 nr_micro)"
+is listed-micro-cores 3-4 "$(microslice pool list -c | sed -n 's/^Pool-0 .* //p')"
+is xl-knows-the-scheduler microslice "$(xl cpupool-list | awk '$1 == "Pool-0" { print $3 }')"
+is xl-info-knows-it microslice "$(xl info | sed -n 's/^xen_scheduler *: //p')"
 must reserve-on microslice pool reserve on
 alive works-beside-2-reserved-micro-cores corunner
 refused guest-would-strand "affinity" microslice pool resize --pool Pool-0 4
@@ -116,7 +128,8 @@ is not-resized 2 "$(pool_value Pool-0 nr_micro)"
 alive works-beside-2-micro-cores corunner
 must slices microslice pool slice --normal 20ms --micro 200us
 is slice-set 20000 "$(pool_value Pool-0 slice_us)"
-must weight microslice domain set corunner --weight 512 --cap 250
+must weight microslice domain set corunner --weight 512 --cap 250 --policy grace
+is row-set grace "$(microslice domain show corunner --json | sed -n 's/.*"preemption": "\([a-z]*\)".*/\1/p')"
 must weight-xl xl sched-microslice -d corunner -w 128 -c 0
 alive works-after-weights corunner
 must top-batch sh -c 'microslice top --batch -d 0.5 -n 2 >/tmp/top'
@@ -160,6 +173,7 @@ must cpu-off-4 xl cpupool-cpu-remove Pool-0 4
 must cpu-off-3 xl cpupool-cpu-remove Pool-0 3
 alive works-without-2-pcpus corunner
 must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="3-4"'
+refused which-cpupool "'Pool-0' and 'second' are under microslice: choose one with --pool" microslice pool resize 1
 must second-resize microslice pool resize --pool second 1
 must move-there xl cpupool-migrate corunner second
 alive works-in-second corunner
@@ -190,12 +204,26 @@ is trace-has-all yes "$(microslice trace replay /tmp/pool.trace --json | sed -n 
 refused trace-room-too-large "262144" microslice trace record --room 262145 /tmp/none.trace
 refused trace-is-none "not a trace" microslice trace replay /tmp/ranges.json
 collect trace cat /tmp/trace.out
+microslice trace record --room 1 --seconds 60 /tmp/full.trace >/tmp/full.out 2>&1
+must full-buffer-is-told grep -q "Xen's buffer was full after .*: give more --room" /tmp/full.out
+# A cpupool has one trace at a time.
+microslice trace record --seconds 60 /tmp/first.trace >/tmp/first.out 2>&1 &
+first=$!
+soon first-trace-runs 5 test -e /tmp/first.trace.partial
+refused second-trace "another microslice trace record is running" microslice trace record --seconds 1 /tmp/second.trace
+kill -INT $first
+must first-trace-ends wait $first
+must first-trace-replays microslice trace replay /tmp/first.trace
+must nothing-half-is-left test ! -e /tmp/second.trace -a ! -e /tmp/second.trace.partial
+must exported microslice trace export /tmp/first.trace -o /tmp/first.json
 
 phase destroy
 must destroy xl destroy corunner
 gone corunner
 rm -f "$(log_of corunner)"
-must create-again xl create -q -e /job/corunner.cfg
+must create-again xl create -q -e -p /job/corunner.cfg
+refused push-before-boot "wait until it has booted" microslice symbols push corunner /tmp/ranges.json
+must unpause-again xl unpause corunner
 await corunner progress 120 || { dump_guest corunner; fail "second corunner not at work"; }
 must push-to-new microslice symbols push corunner /tmp/ranges.json
 alive new-domain-works corunner

@@ -5,6 +5,7 @@ use crate::hyper::safe::types::{Action, Row, Sizing};
 use crate::units;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Control Xen's microslice scheduler from dom0.
 ///
@@ -124,8 +125,8 @@ affinity, the domain's limit, or no free micro core; runs and time on micro core
 pub enum Trace {
     /// Record what a cpupool's scheduler is told and decides
     #[command(after_help = "\
-Ends after --seconds, on Ctrl-C, or when Xen's buffer is full; the file is complete in each case. Whoever starts a trace of a
-cpupool ends the one before.
+Ends after --seconds, on Ctrl-C, or when Xen's buffer is full; the file is complete in each case. A cpupool has one trace at a
+time: a second one is refused.
 
 Example:
   microslice trace record --seconds 0.5 web.trace")]
@@ -196,7 +197,11 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Pool {
     /// List cpupools
-    List,
+    List {
+        /// List the pCPUs, and which of them are micro cores
+        #[arg(short, long)]
+        cpus: bool,
+    },
     /// Show one cpupool: pCPUs, slices, micro cores, counters
     Show {
         /// Name or id
@@ -205,16 +210,18 @@ pub enum Pool {
     /// Set the number of micro cores
     #[command(after_help = "\
 Micro cores are the highest-numbered pCPUs of the cpupool; at least one pCPU stays normal. Takes effect at once, and
-vCPUs that run on a pCPU whose kind changes go on.
+vCPUs that run on a pCPU whose kind changes go on. The number stays: `pool auto` ends.
 
-Example:
-  microslice pool resize --pool Pool-0 2")]
+Examples:
+  microslice pool resize --pool Pool-0 2
+  microslice pool resize +1")]
     Resize {
         /// Name or id; may be left out if one cpupool is under microslice
         #[arg(long)]
         pool: Option<String>,
-        /// Micro cores
-        micro_cores: u32,
+        /// Micro cores: a number, or +N or -N for more or fewer than now
+        #[arg(allow_negative_numbers = true)]
+        micro_cores: MicroCores,
     },
     /// Let the scheduler decide how many micro cores there are
     #[command(after_help = "\
@@ -307,6 +314,30 @@ Example:
         /// Where to; printed if left out
         file: Option<PathBuf>,
     },
+}
+
+/// A number of micro cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MicroCores {
+    /// So many.
+    Be(u32),
+    /// So many more than now; fewer if negative.
+    Change(i32),
+}
+
+impl FromStr for MicroCores {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MicroCores, String> {
+        let wrong =
+            |_| format!("'{text}' is not a number of micro cores: expected N, +N or -N, as in 2, +1, -1");
+        match text.strip_prefix(['+', '-']) {
+            Some(digits) if digits.starts_with(|c: char| c.is_ascii_digit()) => {
+                text.parse().map(MicroCores::Change).map_err(wrong)
+            }
+            _ => text.parse().map(MicroCores::Be).map_err(wrong),
+        }
+    }
 }
 
 /// `pool slice`.
@@ -480,19 +511,25 @@ pub enum Domain {
         #[arg(long)]
         ranges: bool,
     },
-    /// Set weight and cap
+    /// Set weight, cap and row of actions
     #[command(after_help = "\
+All change or none. `domain policy` sets single actions of the row.
+
 Example:
-  microslice domain set web --weight 512 --cap 200")]
+  microslice domain set web --weight 512 --cap 200 --policy borrow")]
     Set {
         /// Name or id
         domain: String,
         /// A domain of weight 512 gets twice the time of one of weight 256 when they compete
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "cap")]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..),
+            required_unless_present_any = ["cap", "policy"])]
         weight: Option<u16>,
         /// Most that the domain may use, as a percentage of one pCPU; 0: no limit
         #[arg(long)]
         cap: Option<u16>,
+        /// What is done for vCPUs that keep their siblings waiting
+        #[arg(long, value_name = "ROW")]
+        policy: Option<Row>,
     },
     /// Set what is done for vCPUs that keep their siblings waiting
     #[command(after_help = "\
@@ -507,6 +544,17 @@ Examples:
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn micro_cores_are_a_number_or_a_change() {
+        use super::MicroCores::{Be, Change};
+        for (text, expected) in [("0", Be(0)), ("12", Be(12)), ("+1", Change(1)), ("-2", Change(-2))] {
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for text in ["", "+", "-", "+-1", "--1", "1+", "many", "4294967296", "+2147483648", "1.5"] {
+            assert!(text.parse::<super::MicroCores>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -48,12 +48,41 @@ fn on_xen() -> bool {
 
 #[test]
 fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: &[(&[&str], &str)] = &[
         (&[], "Usage: microslice"),
         (&["pool"], "Usage: microslice pool"),
         (&["poll"], "unrecognized subcommand 'poll'"),
         (&["pool", "resize"], "<MICRO_CORES>"),
-        (&["pool", "resize", "many"], "invalid value 'many'"),
+        (
+            &["pool", "resize", "many"],
+            "'many' is not a number of micro cores: expected N, +N or -N, as in 2, +1, -1",
+        ),
+        (&["pool", "resize", "+"], "'+' is not a number of micro cores"),
+        (&["pool", "resize", "-x"], "unexpected argument '-x'"),
+        (&["pool", "auto", "--mode", "fast"], "[possible values: static, paper, adaptive]"),
+        (&["pool", "auto", "--min", "-1"], "unexpected argument '-1'"),
+        (&["pool", "reserve", "perhaps"], "[possible values: on, off]"),
+        (&["pool", "slice", "--normal", "0.1us"], "'0.1us' is not a whole number of microseconds"),
+        (&["pool", "slice", "--normal", "5000s"], "'5000s' is too long a time"),
+        (
+            &["domain", "set", "web", "--policy", "fast"],
+            "[possible values: none, paper, eager, borrow, grace]",
+        ),
+        (&["domain", "policy", "web"], "<ROW>"),
+        (
+            &["domain", "policy", "web", "--event", "boost"],
+            "[possible values: none, micro, borrow, grace, front]",
+        ),
+        (&["top", "--delay", "0"], "'0' is not a number of seconds from 0.1 to 86400"),
+        (&["top", "-n", "0"], "0 is not in 1.."),
+        (&["trace", "record", "--seconds", "0", "f"], "'0' is not a number of seconds from 0.001 to 86400"),
+        (&["trace", "record", "--room", "262145", "f"], "262145 is not in 1..=262144"),
+        (&["trace", "record"], "<OUTPUT>"),
+        (&["trace", "replay"], "<FILE>"),
+        (&["trace", "show", "--limit", "all", "f"], "invalid value 'all'"),
+        (&["trace", "export", "--format", "svg", "f"], "[possible values: chrome]"),
+        (&["completions", "ksh"], "invalid value 'ksh'"),
+        (&["man"], "<DIR>"),
         (&["pool", "slice"], "--normal <TIME>"),
         (&["pool", "slice", "--micro", "100"], "'100' is not a time"),
         (&["domain", "set", "web"], "--weight <WEIGHT>"),
@@ -66,11 +95,14 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected() {
         (&["policy", "check"], "<FILE>"),
         (&["policy", "apply", "--dry-run"], "<FILE>"),
     ];
+    let mut differ = String::new();
     for (args, expected) in cases {
         let (code, out, err) = microslice(args);
-        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
-        assert!(err.contains(expected), "{args:?}: {err}");
+        if (code, out.as_str()) != (2, "") || !err.contains(expected) {
+            differ += &format!("{args:?}: status {code}, wanted {expected}\n{out}{err}\n");
+        }
     }
+    assert!(differ.is_empty(), "{differ}");
 }
 
 #[test]
@@ -111,14 +143,22 @@ fn without_xen_every_command_that_needs_it_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let map = write(dir.path(), "System.map", system_map());
     let policy = write(dir.path(), "policy.yaml", "microslice-policy: 1\n");
+    let nowhere = dir.path().join("pool.trace").to_str().unwrap().to_owned();
     for args in [
         &["pool", "list"][..],
         &["policy", "apply", policy.as_str()],
         &["policy", "apply", "--dry-run", policy.as_str()],
         &["policy", "dump"],
         &["daemon", "--policy", policy.as_str()],
+        &["pool", "list", "-c"],
         &["pool", "show", "Pool-0"],
         &["pool", "resize", "1"],
+        &["pool", "resize", "+1"],
+        &["pool", "resize", "-1"],
+        &["pool", "auto"],
+        &["pool", "reserve", "on"],
+        &["domain", "policy", "web", "paper"],
+        &["trace", "record", nowhere.as_str()],
         &["pool", "slice", "--micro", "100us"],
         &["symbols", "push", "web", map.as_str()],
         &["symbols", "drop", "web"],
@@ -189,6 +229,30 @@ fn bad_range_files_are_refused_with_the_range() {
             write(dir.path(), "key.yaml", "microslice-ranges: 1\nranges: []\ncolour: red\n"),
             "unknown field `colour`",
         ),
+        (
+            write(dir.path(), "format.yaml", "microslice-ranges: 2\nranges: []\n"),
+            "format 2 of a range file: this microslice reads 1",
+        ),
+        (
+            write(
+                dir.path(),
+                "class.yaml",
+                "microslice-ranges: 1\nranges: [{start: '0x10', end: '0x20', class: fast, names: []}]\n",
+            ),
+            "fast",
+        ),
+        (
+            write(dir.path(), "anchor.yaml", "microslice-ranges: 1\nentry_SYSCALL_64: here\nranges: []\n"),
+            "entry_SYSCALL_64: 'here' is not an address: expected 0x and hex digits",
+        ),
+        (
+            write(
+                dir.path(),
+                "long.yaml",
+                format!("microslice-ranges: 1\nranges: []\n#{}\n", "x".repeat(16 << 20)),
+            ),
+            "longer than 16777216 bytes",
+        ),
     ];
     for (path, why) in &cases {
         for args in [&["symbols", "show", path][..], &["symbols", "push", "0", path, "--slide", "none"]] {
@@ -245,9 +309,27 @@ fn a_failed_import_leaves_the_old_output() {
 fn a_bad_catalogue_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let map = write(dir.path(), "System.map", system_map());
-    let catalogue = write(dir.path(), "catalogue.yaml", "spin_lock: {class: no-such-class}\n");
+    let catalogue = write(dir.path(), "catalogue.yaml", "symbols:\n  - name: a\n    class: spinning\n");
     let error = fails(&["symbols", "import", &map, "--catalog", &catalogue]);
-    assert!(error.contains("catalogue.yaml"), "{error}");
+    assert!(
+        error.contains("catalogue.yaml:3:12: ") && error.contains("unknown variant `spinning`"),
+        "{error}"
+    );
+    let none = dir.path().join("none.yaml").to_str().unwrap().to_owned();
+    assert_eq!(
+        fails(&["symbols", "show", &map, "--catalog", &none]),
+        format!("microslice: read catalogue {none}: No such file or directory (os error 2)")
+    );
+    // Nothing that the catalogue knows.
+    let other = write(
+        dir.path(),
+        "other.map",
+        "ffffffff81000000 T _stext\nffffffff81001000 T start_kernel\nffffffff81002000 T mine\nffffffff82000000 T _etext\n",
+    );
+    assert_eq!(
+        fails(&["symbols", "import", &other]),
+        format!("microslice: {other}: a kernel, but it has none of the catalogued symbols")
+    );
 }
 
 #[test]
@@ -292,10 +374,33 @@ fn a_policy_is_checked_without_xen() {
     {
         assert_eq!(fails(args), message);
     }
+    let long = write(dir.path(), "long.yaml", format!("microslice-policy: 1\n#{}\n", "x".repeat(1 << 20)));
+    assert!(fails(&["policy", "check", &long]).contains(": longer than "));
     let none = dir.path().join("none").to_str().unwrap().to_owned();
     assert_eq!(
         fails(&["policy", "check", &none]),
         format!("microslice: read policy {none}: No such file or directory (os error 2)")
+    );
+}
+
+#[test]
+fn top_needs_a_terminal_or_batch() {
+    assert_eq!(fails(&["top"]), "microslice: draw on standard output: it is no terminal: give --batch");
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    use std::process::{Command as Process, Stdio};
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let done = Process::new(assert_cmd::cargo::cargo_bin("microslice"))
+        .args(["completions", "bash"])
+        .stdout(Stdio::from(full))
+        .output()
+        .unwrap();
+    let error = str::from_utf8(&done.stderr).unwrap();
+    assert_eq!(
+        (done.status.code(), error),
+        (Some(1), "microslice: write to standard output: No space left on device (os error 28)\n")
     );
 }
 

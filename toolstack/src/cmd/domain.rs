@@ -6,7 +6,7 @@ use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::Op;
 use crate::hyper::safe::types::{Domain, Kind, Policy, Pool, Range, Row, Share, Stats};
 use crate::out::{Column, json, or_dash, table};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use microslice_symtab::Class;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -116,12 +116,20 @@ pub fn run(command: &cli::Domain, as_json: bool) -> Result<String> {
             let table = if view.scheduled.is_some() { xen.ranges(&domain)? } else { Vec::new() };
             show(&view, &table, *ranges, as_json)
         }
-        cli::Domain::Set { domain, weight, cap } => {
+        cli::Domain::Set { domain, weight, cap, policy } => {
             let domain = xen.find_domain(domain)?;
             xen.require_microslice(Op::SetDomain, &domain)?;
             let old = xen.share(&domain)?;
             let share = Share { weight: weight.unwrap_or(old.weight), cap: cap.unwrap_or(old.cap) };
-            xen.set_share(&domain, share)?;
+            if share != old {
+                xen.set_share(&domain, share)?;
+            }
+            if let Some(row) = policy
+                && let Err(error) = xen.set_policy(&domain, row.policy())
+            {
+                xen.set_share(&domain, old).with_context(|| format!("undo what came before: {error}"))?;
+                return Err(error.into());
+            }
             if as_json { json(&View::read(&xen, &xen.pools()?, &domain)?) } else { Ok(String::new()) }
         }
         cli::Domain::Policy(args) => {

@@ -16,35 +16,58 @@ const COLUMNS: [Column; 7] =
 /// Runs a command of the group.
 pub fn run(command: &cli::Pool, as_json: bool) -> Result<String> {
     match command {
-        cli::Pool::List => {
+        cli::Pool::List { cpus } => {
             let pools = Xen::open()?.pools()?;
-            if as_json { json(&pools) } else { Ok(list(&pools)) }
+            match (as_json, cpus) {
+                (true, _) => json(&pools),
+                (false, true) => Ok(list_cpus(&pools)),
+                (false, false) => Ok(list(&pools)),
+            }
         }
         cli::Pool::Show { name } => {
             let pool = Xen::open()?.find_pool(name)?;
             if as_json { json(&pool) } else { Ok(show(&pool)) }
         }
         cli::Pool::Resize { pool, micro_cores } => change(pool.as_deref(), as_json, |schedule| {
-            schedule.nr_micro = *micro_cores;
+            schedule.nr_micro = resized(schedule.cur_micro, *micro_cores)?;
             schedule.sizing = Sizing::Static;
+            Ok(())
         }),
         cli::Pool::Auto(args) => change(args.pool.as_deref(), as_json, |schedule| {
             schedule.sizing = args.mode;
             schedule.min_micro = args.min.unwrap_or(schedule.min_micro);
             schedule.max_micro = args.max.unwrap_or(schedule.max_micro);
+            Ok(())
         }),
-        cli::Pool::Reserve { pool, state } => {
-            change(pool.as_deref(), as_json, |schedule| schedule.reserve = *state == cli::OnOff::On)
-        }
+        cli::Pool::Reserve { pool, state } => change(pool.as_deref(), as_json, |schedule| {
+            schedule.reserve = *state == cli::OnOff::On;
+            Ok(())
+        }),
         cli::Pool::Slice(args) => change(args.pool.as_deref(), as_json, |schedule| {
             schedule.slice_us = args.normal.unwrap_or(schedule.slice_us);
             schedule.micro_slice_us = args.micro.unwrap_or(schedule.micro_slice_us);
             schedule.grace_us = args.grace.unwrap_or(schedule.grace_us);
+            Ok(())
         }),
     }
 }
 
-fn change(name: Option<&str>, as_json: bool, edit: impl FnOnce(&mut Schedule)) -> Result<String> {
+/// How many micro cores there are to be where there are `now`.
+fn resized(now: u32, wanted: cli::MicroCores) -> Result<u32, String> {
+    match wanted {
+        cli::MicroCores::Be(n) => Ok(n),
+        cli::MicroCores::Change(by) => {
+            now.checked_add_signed(by).ok_or_else(|| format!("{by:+} micro cores, where there are {now}"))
+        }
+    }
+}
+
+/// Reads a cpupool's parameters, edits them and sets them.
+fn change(
+    name: Option<&str>,
+    as_json: bool,
+    edit: impl FnOnce(&mut Schedule) -> Result<(), String>,
+) -> Result<String> {
     let xen = Xen::open()?;
     let pool = match name {
         Some(name) => xen.find_pool(name)?,
@@ -54,7 +77,8 @@ fn change(name: Option<&str>, as_json: bool, edit: impl FnOnce(&mut Schedule)) -
         let cause = Cause::OtherScheduler(pool.scheduler);
         return Err(Error { op: Op::SetPool, object: Object::Pool(pool.id, pool.name), cause }.into());
     };
-    edit(&mut wanted);
+    edit(&mut wanted)
+        .map_err(|why| Error::refused(Op::SetPool, Object::Pool(pool.id, pool.name.clone()), why))?;
     let now = xen.set_pool(&pool, &wanted)?;
     if as_json { json(&now) } else { Ok(String::new()) }
 }
@@ -93,6 +117,14 @@ fn list(pools: &[Pool]) -> String {
         ]
     };
     table(&COLUMNS, &pools.iter().map(row).collect::<Vec<_>>())
+}
+
+fn list_cpus(pools: &[Pool]) -> String {
+    let row = |pool: &Pool| {
+        let micro = pool.schedule.as_ref().map_or(&[][..], |s| &s.micro_cpus);
+        vec![pool.name.clone(), cpu_list(&pool.cpus), cpu_list(micro)]
+    };
+    table(&[("Name", 18), ("CPU list", 0), ("Micro list", 0)], &pools.iter().map(row).collect::<Vec<_>>())
 }
 
 fn sizing(s: &Schedule) -> String {
@@ -165,6 +197,26 @@ pub mod tests {
         Pool-0                0    4    credit2     -        -           -
         micro                 1    4 microslice     2     30ms       100us
         ");
+    }
+
+    #[test]
+    fn pcpus_of_pool_list() {
+        insta::assert_snapshot!(list_cpus(&[sample(0, "Pool-0", None), sample(1, "micro", Some(2))]), @r"
+        Name               CPU list Micro list
+        Pool-0             0-3      -
+        micro              0-3      2-3
+        ");
+    }
+
+    #[test]
+    fn a_resize_is_to_a_number_or_by_one() {
+        use cli::MicroCores::{Be, Change};
+        assert_eq!([resized(2, Be(1)), resized(2, Change(1)), resized(2, Change(-2))], [Ok(1), Ok(3), Ok(0)]);
+        assert_eq!(resized(0, Change(-1)), Err("-1 micro cores, where there are 0".to_owned()));
+        assert_eq!(
+            resized(u32::MAX, Change(1)),
+            Err("+1 micro cores, where there are 4294967295".to_owned())
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod chrome;
 
 use super::pool::only_pool;
 use crate::cli;
+use crate::daemon;
 use crate::hyper::safe::{Trace, Xen};
 use crate::out::{json, write_whole};
 use anyhow::{Context, Result, bail, ensure};
@@ -62,6 +63,9 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
         Some(name) => xen.find_pool(name)?,
         None => only_pool(xen.pools()?)?,
     };
+    // Xen has one trace of a cpupool and gives its records to whoever asks: two readers would each get a part.
+    let lock = format!("/run/microslice/trace.{}.lock", pool.id);
+    let _lock = daemon::lock(Path::new(&lock), "microslice trace record")?;
     let (events, span, lost) =
         write_whole(output, |file| drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds)))?;
     if lost {

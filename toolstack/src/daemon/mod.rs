@@ -44,7 +44,7 @@ pub fn run(args: &cli::Daemon) -> Result<String> {
     let file = args.policy.clone().or_else(|| Some(PathBuf::from(POLICY)).filter(|file| file.exists()));
     let policy = file.as_deref().map_or_else(|| Ok(Policy::builtin()), Policy::load)?;
     let xen = Xen::open()?;
-    let _lock = lock(Path::new(LOCK))?;
+    let _lock = lock(Path::new(LOCK), "microslice daemon")?;
     let (sender, events) = unbounded_channel();
     let shared = Shared::default();
     if let Some(address) = policy.metrics {
@@ -78,13 +78,14 @@ fn log() {
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Holds `path` until the file is closed; `other` is who may hold it already.
+pub fn lock(path: &Path, other: &str) -> Result<File> {
     let what = || format!("lock {}", path.display());
     path.parent().map_or(Ok(()), std::fs::create_dir_all).with_context(what)?;
     let file = File::create(path).with_context(what)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("{}: another microslice daemon is running", what()),
+        Err(TryLockError::WouldBlock) => bail!("{}: another {other} is running", what()),
         Err(TryLockError::Error(e)) => Err(e).with_context(what),
     }
 }
@@ -415,10 +416,10 @@ mod tests {
     fn only_one_daemon_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/lock");
-        let first = lock(&path).unwrap();
-        let error = lock(&path).unwrap_err().to_string();
+        let first = lock(&path, "microslice daemon").unwrap();
+        let error = lock(&path, "microslice daemon").unwrap_err().to_string();
         assert!(error.ends_with("another microslice daemon is running"), "{error}");
         drop(first);
-        lock(&path).unwrap();
+        lock(&path, "microslice daemon").unwrap();
     }
 }

@@ -208,6 +208,27 @@ mod tests {
                 Error { op: Op::Open, object: Object::Host, cause: Cause::NoPrivilege },
                 "open the hypervisor: no privilege to open /dev/xen/privcmd: run as root in dom0",
             ),
+            (
+                Error {
+                    op: Op::LookUp,
+                    object: Object::DomainNamed("web".into()),
+                    cause: Cause::Store(std::io::Error::other("cannot connect: no socket")),
+                },
+                "find domain 'web': xenstore: cannot connect: no socket (is xenstored running?)",
+            ),
+            (
+                Error { op: Op::SetDomain, object: web(), cause: Cause::OtherScheduler("credit2".into()) },
+                "set weight and cap of domain 'web' (id 3): it is under scheduler 'credit2', not 'microslice': boot Xen \
+                 with sched=microslice, or make a cpupool with `xl cpupool-create` and sched=\"microslice\" and move it there",
+            ),
+            (
+                Error::xen(Op::ReadIdle, Object::Host, errno::EPERM),
+                "read idle times of pCPUs: Xen refused with EPERM: this domain may not control others: run in dom0",
+            ),
+            (
+                Error::xen(Op::Trace, Object::Pool(1, "second".into()), 61),
+                "trace cpupool 'second' (id 1): Xen refused with ENODATA: somebody else has stopped it, or started one of his own",
+            ),
         ];
         for (error, text) in cases {
             assert_eq!(error.to_string(), text);
