@@ -156,7 +156,7 @@ Example:
     /// Write a trace in a form that a viewer of traces opens
     #[command(after_help = "\
 Needs no Xen. Open the file at ui.perfetto.dev, which keeps it on your machine, or in chrome://tracing. Tracks: each pCPU with
-the vCPU that ran there, its yields, and why it left; accelerations by cause; settings and the number of micro cores.
+the unit (vCPU) that ran there, its yields, and why it left; accelerations by cause; settings and the number of micro cores.
 
 Example:
   microslice trace export web.trace -o web.json")]
@@ -172,8 +172,8 @@ Example:
     },
     /// Print the events of a trace, with the decisions of this command's scheduler
     #[command(after_help = "\
-Columns: number, seconds since the first event, event, decision. d2v3 is vCPU 3 of domain 2; a vCPU that no event names has
-the scheduler's own number.
+Columns: number, seconds since the first event, event; decision. Units (vCPUs) and domains have the scheduler's own numbers: Xen's
+records have no others, and no instruction pointer.
 
 Example:
   microslice trace show --limit 100 web.trace")]

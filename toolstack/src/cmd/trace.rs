@@ -20,7 +20,6 @@ use microslice_core::state::NIL;
 use microslice_core::{Class, Record, Span, Time};
 use microslice_ffi::replay::Replay;
 use serde::Serialize;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::path::Path;
@@ -134,8 +133,6 @@ struct Reader {
     pool: Replay,
     index: u64,
     first: u64,
-    /// Domain and vCPU of the units, as far as events name them.
-    names: HashMap<u16, (u16, u16)>,
 }
 
 /// One event, what was decided then, and what is decided now.
@@ -159,18 +156,6 @@ impl Step {
 
 impl Reader {
     fn open(path: &Path) -> Result<Reader> {
-        let mut reader = Reader::start(path)?;
-        // Units that run or wait at the beginning are named by later events. What is wrong is told when events are read.
-        let mut first = HashMap::new();
-        while let Ok(Some(record)) = reader.record() {
-            if let Some((unit, vcpu)) = vcpu(&record) {
-                first.entry(unit).or_insert(vcpu);
-            }
-        }
-        Ok(Reader { names: first, ..Reader::start(path)? })
-    }
-
-    fn start(path: &Path) -> Result<Reader> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("open {name}"))?;
         let mut from = GzDecoder::new(BufReader::new(file));
@@ -191,7 +176,7 @@ impl Reader {
         let mut state = Vec::new();
         from.by_ref().take(size).read_to_end(&mut state).with_context(|| format!("read {name}"))?;
         let pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
-        Ok(Reader { from, pool, index: 0, first: 0, names: HashMap::new() })
+        Ok(Reader { from, pool, index: 0, first: 0 })
     }
 
     fn record(&mut self) -> Result<Option<Record>> {
@@ -217,9 +202,6 @@ impl Reader {
             "event {index}: its number is {}: events are missing",
             record.seq
         );
-        if let Some((unit, vcpu)) = vcpu(&record) {
-            self.names.insert(unit, vcpu);
-        }
         let before = match record.event() {
             Some((_, Event::Schedule { cpu, .. })) => self.running(cpu),
             _ => None,
@@ -253,34 +235,6 @@ impl Reader {
         slot.into()
     }
 
-    /// "d2v3".
-    fn who(&self, unit: u16) -> String {
-        self.names.get(&unit).map_or_else(|| format!("unit {unit}"), |(dom, vcpu)| format!("d{dom}v{vcpu}"))
-    }
-
-    /// Adds to `args` where in its kernel the vCPU of the event was.
-    fn place(&self, args: &mut serde_json::Value, step: &Step) {
-        if let (Some(args), Some(place)) = (args.as_object_mut(), self.at(step)) {
-            args.insert("at".into(), place.into());
-        }
-    }
-
-    /// Where in its kernel the vCPU of the event was.
-    fn at(&self, step: &Step) -> Option<String> {
-        let told = matches!(step.event, Event::Yield { .. } | Event::Schedule { .. });
-        (told && step.record.x != 0).then(|| format!("{:#x}", step.record.x))
-    }
-
-    /// " in queued_spin_lock_slowpath+0x1a (lock-wait)", as far as it is known.
-    fn place_words(&self, step: &Step, class: Class) -> String {
-        match (self.at(step), class) {
-            (None, Class::None) => String::new(),
-            (None, class) => format!(" in {}", class_words(class)),
-            (Some(place), Class::None) => format!(" in {place}"),
-            (Some(place), class) => format!(" in {place} ({})", class_words(class)),
-        }
-    }
-
     fn said(&self, step: &Step) -> String {
         match step.event {
             Event::CpuUp { cpu, .. } => format!("pCPU {} joins", self.host(cpu)),
@@ -291,27 +245,27 @@ impl Reader {
                 format!("domain slot {dom} gets weight {weight}, cap {cap}")
             }
             Event::DomPolicy { dom, .. } => format!("domain slot {dom} gets a row of actions"),
-            Event::UnitAdd { unit, dom, .. } => format!("{} of domain slot {dom} joins", self.who(unit)),
-            Event::UnitRemove { unit } => format!("{} leaves", self.who(unit)),
-            Event::Affinity { unit, .. } => format!("{} gets an affinity", self.who(unit)),
-            Event::Wake { unit } => format!("{} wakes", self.who(unit)),
-            Event::Sleep { unit } => format!("{} sleeps", self.who(unit)),
+            Event::UnitAdd { unit, dom, .. } => format!("{} of domain slot {dom} joins", who(unit)),
+            Event::UnitRemove { unit } => format!("{} leaves", who(unit)),
+            Event::Affinity { unit, .. } => format!("{} gets an affinity", who(unit)),
+            Event::Wake { unit } => format!("{} wakes", who(unit)),
+            Event::Sleep { unit } => format!("{} sleeps", who(unit)),
             Event::Yield { unit, class } => {
-                format!("{} yields{}", self.who(unit), self.place_words(step, class))
+                format!("{} yields{}", who(unit), place(class))
             }
-            Event::Kick { unit } => format!("{} gets an event", self.who(unit)),
+            Event::Kick { unit } => format!("{} gets an event", who(unit)),
             Event::Schedule { cpu, runnable, class, .. } => {
                 let cpu = self.host(cpu);
-                match step.before.map(|unit| (unit, self.who(unit))) {
+                match step.before.map(|unit| (unit, who(unit))) {
                     None => format!("pCPU {cpu} is free"),
                     Some((_, who)) if !runnable => format!("{who} leaves pCPU {cpu}"),
                     Some((unit, who)) if unit == step.now.run => format!("{who} stays on pCPU {cpu}"),
                     Some((_, who)) => {
-                        format!("{who} preempted on pCPU {cpu}{}", self.place_words(step, class))
+                        format!("{who} preempted on pCPU {cpu}{}", place(class))
                     }
                 }
             }
-            Event::Saved { unit } => format!("{} is off its pCPU", self.who(unit)),
+            Event::Saved { unit } => format!("{} is off its pCPU", who(unit)),
             Event::Timer => "the timer".to_owned(),
             Event::Set { params } => {
                 format!("settings: {} us, {} us", params.slice.0 / 1_000, params.micro_slice.0 / 1_000)
@@ -329,7 +283,7 @@ impl Reader {
             let cpu = self.host(cpu);
             words.push(match d.run {
                 NIL => format!("pCPU {cpu} idles"),
-                unit => format!("{} runs for {} us", self.who(unit), d.slice.0 / 1_000),
+                unit => format!("{} runs for {} us", who(unit), d.slice.0 / 1_000),
             });
         }
         if d.kept {
@@ -346,23 +300,14 @@ impl Reader {
     }
 }
 
-/// The unit that a record names, with its domain and vCPU: XEN_SYSCTL_MICROSLICE_RECORD_VCPU of xen/include/public/sysctl.h.
-fn vcpu(record: &Record) -> Option<(u16, (u16, u16))> {
-    let (_, event) = record.event()?;
-    let unit = match event {
-        Event::Schedule { .. } => record.run,
-        Event::Wake { unit }
-        | Event::Sleep { unit }
-        | Event::Yield { unit, .. }
-        | Event::Kick { unit }
-        | Event::Saved { unit }
-        | Event::Affinity { unit, .. }
-        | Event::UnitAdd { unit, .. }
-        | Event::UnitRemove { unit } => unit,
-        _ => return None,
-    };
-    let named = unit != NIL && record.b >> 31 == 1;
-    named.then_some((unit, ((record.b >> 16 & 0x7fff) as u16, record.b as u16)))
+/// " in lock-wait", if it was in anything critical.
+fn place(class: Class) -> String {
+    if class == Class::None { String::new() } else { format!(" in {}", class_words(class)) }
+}
+
+/// A unit: the scheduler's own number of a vCPU.
+fn who(unit: u16) -> String {
+    format!("unit {unit}")
 }
 
 #[derive(Serialize)]
@@ -383,7 +328,7 @@ fn replay(file: &Path, as_json: bool) -> Result<String> {
                 step.index,
                 step.seconds(),
                 reader.said(&step),
-                if step.record.run == NIL { "no unit".into() } else { reader.who(step.record.run) },
+                if step.record.run == NIL { "no unit".into() } else { who(step.record.run) },
                 reader.decided(&step),
             );
         }

@@ -7,7 +7,7 @@
 //!
 //! What runs and why comes from the replayed scheduler; a trace whose decisions this command does not repeat is refused.
 
-use super::{Reader, Step, class_words};
+use super::{Reader, Step, class_words, who};
 use crate::cli::Format;
 use crate::out::write_whole;
 use anyhow::{Context, Result, ensure};
@@ -156,14 +156,13 @@ impl<'a, W: Write> Export<'a, W> {
                 self.yielded.insert(unit);
                 let on = self.tracks.iter().position(|track| track.unit == unit);
                 if let Some(slot) = on.and_then(|slot| u8::try_from(slot).ok()) {
-                    let mut args = json!({"vcpu": reader.who(unit), "keeps its pCPU": step.now.kept});
-                    reader.place(&mut args, step);
+                    let args = json!({"unit": unit, "keeps its pCPU": step.now.kept});
                     let name = format!("yield in {}", class_words(class));
                     self.instant(&name, "yield", PCPUS, thread(reader, slot), args)?;
                 }
-                self.outcome(reader, unit, step)?;
+                self.outcome(reader, unit)?;
             }
-            Event::Kick { unit } => self.outcome(reader, unit, step)?,
+            Event::Kick { unit } => self.outcome(reader, unit)?,
             Event::Schedule { cpu: slot, offer, runnable, class } => {
                 let work =
                     reader.pool.look(|pool| pool.shared.cpus.get(usize::from(slot)).map(|cpu| cpu.work));
@@ -180,17 +179,15 @@ impl<'a, W: Write> Export<'a, W> {
                         _ if track.until <= self.now => "its slice is over",
                         _ => "preempted",
                     };
-                    let mut args = json!({"left": left});
-                    if runnable {
-                        if let Some(args) = args.as_object_mut() {
-                            args.insert("in".into(), class_words(class).into());
-                        }
-                        reader.place(&mut args, step);
-                    }
+                    let args = if runnable {
+                        json!({"left": left, "in": class_words(class)})
+                    } else {
+                        json!({"left": left})
+                    };
                     self.stop(reader, slot, args)?;
                 }
                 if let Some(before) = step.before {
-                    self.outcome(reader, before, step)?;
+                    self.outcome(reader, before)?;
                 }
                 if let Some(track) = self.tracks.get_mut(usize::from(slot)) {
                     track.until = self.now.saturating_add(step.now.slice.0);
@@ -241,7 +238,7 @@ impl<'a, W: Write> Export<'a, W> {
                 args.insert("why".into(), cause.into());
             }
         }
-        let name = title(reader, unit, work);
+        let name = title(unit, work);
         let cat = Some(if micro { "micro" } else { "normal" });
         let tid = thread(reader, slot);
         self.put(&Entry { name: &name, ph: "B", cat, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
@@ -260,7 +257,7 @@ impl<'a, W: Write> Export<'a, W> {
         self.yielded.remove(&unit);
         let work = self.tracks.get(usize::from(slot)).map_or(Work::Idle, |track| track.work);
         // Viewers want the name with which it began.
-        let name = title(reader, unit, work);
+        let name = title(unit, work);
         let tid = thread(reader, slot);
         self.put(&Entry { name: &name, ph: "E", cat: None, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
         if let Some(track) = self.tracks.get_mut(usize::from(slot)) {
@@ -270,7 +267,7 @@ impl<'a, W: Write> Export<'a, W> {
     }
 
     /// Accelerations that came of an event about a unit, by the counters of its domain.
-    fn outcome(&mut self, reader: &mut Reader, unit: u16, step: &Step) -> Result<()> {
+    fn outcome(&mut self, reader: &mut Reader, unit: u16) -> Result<()> {
         let look = |pool: &Pool<'_>| {
             let dom = pool.units.get(usize::from(unit))?.dom;
             let mut urgent = Vec::new();
@@ -299,13 +296,11 @@ impl<'a, W: Write> Export<'a, W> {
         let fresh: Vec<u16> = urgent.into_iter().filter(|unit| !self.urgent.contains_key(unit)).collect();
         for (cause, times) in causes.into_iter().filter(|(_, times)| *times > 0) {
             self.urgent.extend(fresh.iter().map(|unit| (*unit, cause)));
-            let helped: Vec<String> = fresh.iter().map(|unit| reader.who(*unit)).collect();
-            let mut args = json!({"by": reader.who(unit), "vcpus": helped.join(" "), "times": times});
-            reader.place(&mut args, step);
+            let args = json!({"by": unit, "units": fresh, "times": times});
             self.instant(cause, "acceleration", SCHEDULER, ACCELERATIONS, args)?;
         }
         for (why, times) in refusals.into_iter().filter(|(_, times)| *times > 0) {
-            let args = json!({"by": reader.who(unit), "times": times});
+            let args = json!({"by": unit, "times": times});
             self.instant(
                 &format!("refused or made to wait: {why}"),
                 "refusal",
@@ -384,8 +379,8 @@ impl<'a, W: Write> Export<'a, W> {
 }
 
 /// What a slice is called.
-fn title(reader: &Reader, unit: u16, work: Work) -> String {
-    reader.who(unit) + if work == Work::Micro { " micro" } else { "" }
+fn title(unit: u16, work: Work) -> String {
+    who(unit) + if work == Work::Micro { " micro" } else { "" }
 }
 
 /// The thread of a pCPU of the pool.
