@@ -30,7 +30,7 @@ pub(crate) fn c_str(data: &[u8], at: usize) -> Option<&[u8]> {
     rest.get(..memchr::memchr(0, rest)?)
 }
 
-/// `value` rounded up to a multiple of 8, as the kernel's tables are aligned.
-pub(crate) fn align8(value: usize) -> Option<usize> {
-    Some(value.checked_add(7)? & !7)
+/// `value` rounded up to a multiple of `to`, a power of two, as the kernel's tables are aligned.
+pub(crate) fn align(value: usize, to: usize) -> Option<usize> {
+    value.checked_next_multiple_of(to)
 }

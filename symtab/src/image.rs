@@ -192,7 +192,7 @@ impl KernelImage {
         let mut debug_file = None;
         let (kind, symbols) = match elf.table(source.mapping, limits)? {
             Some(table) => (Kind::Elf, Symbols::of_elf(table)?),
-            None => match kallsyms::read(data, limits) {
+            None => match kallsyms::read(data, |at| elf.address_of(at), limits) {
                 Ok(builder) => (Kind::StrippedElf, builder.finish()?),
                 Err(err) => {
                     let link = elf.debug_link();

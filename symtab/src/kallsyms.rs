@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds and decodes the kallsyms tables inside an unpacked kernel.
 //!
-//! `scripts/kallsyms.c` emits these tables, each aligned to 8 bytes, little-endian, no pointers between them:
+//! `scripts/kallsyms.c` emits these tables, each aligned to 8 bytes (in 7.2 to 4), little-endian, no pointers between them:
 //!
 //! | table | contents |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | token_index | 256 x u16: where each string starts |
 //! | offsets | i32 each, and relative_base u64 (CONFIG_KALLSYMS_BASE_RELATIVE, since 4.6; the only form since 6.11) |
 //! | addresses | u64 each, without that option |
+//! | offsets | i32 each, from the place of the offset itself; no base (seen in 7.2) |
 //!
 //! Order up to 6.3: offsets, relative_base (or addresses), num_syms, names, markers, [seqs_of_names], token_table,
 //! token_index. Since 6.4: num_syms, names, markers, token_table, token_index, offsets, relative_base (or addresses),
@@ -22,14 +23,14 @@
 //! and a negative one stands for relative_base - 1 - offset; without it (UP, and from 6.15 all) relative_base + (u32)offset.
 //! The tables are sorted by address, which every reading is held to.
 //!
-//! Held against real kernels (Debian's 5.10, 6.1 and 6.12). All other layouts are tested on tables built by the tests only.
+//! Held against real kernels (Debian's 5.10, 6.1, 6.12 and 7.2). All other layouts are tested on tables built by the tests only.
 //!
 //! Search: token_index is a run of 256 rising u16 from 0 whose strings end right before it. It is looked for first after
 //! places where the digits stand for themselves in token_table, as in every kernel so far, then everywhere. From there num_syms is
 //! looked for backwards, and holds only if walking n names ends where markers that match every 256th name begin.
 //! Work is bounded: the search for token_index is linear, few of them are followed, and all walks share one budget.
 
-use crate::bytes::{align8, c_str, u16_at, u32_at, u64_at};
+use crate::bytes::{align, c_str, u16_at, u32_at, u64_at};
 use crate::error::Error;
 use crate::image::Limits;
 use crate::symbols::Builder;
@@ -63,13 +64,21 @@ struct Names {
     count: usize,
     /// Where the first name's length is.
     names_at: usize,
+    /// Of every table, in bytes: 8 or 4.
+    align: usize,
 }
 
 /// Decodes the first set of tables that holds together.
-pub(crate) fn read(data: &[u8], limits: &Limits) -> Result<Builder, Error> {
+///
+/// `address_of`: the address of a byte of `data` in the running kernel.
+pub(crate) fn read(
+    data: &[u8],
+    address_of: impl Fn(usize) -> Option<u64>,
+    limits: &Limits,
+) -> Result<Builder, Error> {
     let mut budget = WALK_BUDGET;
     let mut seen = "no kallsyms token table found (is CONFIG_KALLSYMS off, or the image encrypted?)";
-    let digits = memmem::find_iter(data, DIGITS).take(TABLES).map(|at| (at & !7, DIGITS_TO_INDEX));
+    let digits = memmem::find_iter(data, DIGITS).take(TABLES).map(|at| (at & !3, DIGITS_TO_INDEX));
     for (mut at, span) in digits.chain([(0, data.len())]) {
         let end = data.len().min(at.saturating_add(span));
         for _ in 0..TABLES {
@@ -77,7 +86,7 @@ pub(crate) fn read(data: &[u8], limits: &Limits) -> Result<Builder, Error> {
             seen = "a kallsyms token table, but no names and markers before it";
             let Some(names) = find_names(data, &tokens, limits, &mut budget) else { continue };
             seen = "kallsyms names, but no addresses of a known layout beside them";
-            let Some(addresses) = find_addresses(data, &tokens, &names) else { continue };
+            let Some(addresses) = find_addresses(data, &address_of, &tokens, &names) else { continue };
             return expand(data, &tokens, &names, &addresses, limits);
         }
     }
@@ -88,7 +97,7 @@ pub(crate) fn read(data: &[u8], limits: &Limits) -> Result<Builder, Error> {
 fn next_tokens<'a>(data: &'a [u8], at: &mut usize, end: usize) -> Option<Tokens<'a>> {
     while let Some(chunk) = data.get(*at..at.checked_add(TOKENS * 2)?).filter(|_| *at < end) {
         let here = *at;
-        *at += 8;
+        *at += 4;
         if chunk.starts_with(&[0, 0]) && chunk.get(2..4) != Some(&[0, 0]) {
             let tokens = rising(chunk).and_then(|index| token_strings(data, here, &index));
             if tokens.is_some() {
@@ -115,12 +124,12 @@ fn rising(chunk: &[u8]) -> Option<Vec<usize>> {
 fn token_strings<'a>(data: &'a [u8], index_at: usize, index: &[usize]) -> Option<Tokens<'a>> {
     let last = *index.last()?;
     // The last string's length is unknown: try every aligned start of the table that leaves it 0..NAME_LEN bytes.
-    let nearest = index_at.checked_sub(last + 1)? & !7;
-    let starts = (nearest.saturating_sub(NAME_LEN)..=nearest).rev().step_by(8);
-    starts.map(|table| table & !7).find_map(|table| {
+    let nearest = index_at.checked_sub(last + 1)? & !3;
+    let starts = (nearest.saturating_sub(NAME_LEN)..=nearest).rev().step_by(4);
+    starts.map(|table| table & !3).find_map(|table| {
         let text = c_str(data.get(..index_at)?, table + last)?;
         let end = table + last + text.len() + 1;
-        if align8(end) != Some(index_at) {
+        if ![align(end, 4), align(end, 8)].contains(&Some(index_at)) {
             return None;
         }
         let ends = index.iter().skip(1).map(|next| table + next).chain([end]);
@@ -146,19 +155,21 @@ fn name_at(data: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 fn find_names(data: &[u8], tokens: &Tokens<'_>, limits: &Limits, budget: &mut u64) -> Option<Names> {
-    let first = tokens.table.saturating_sub(NAMES_SPAN) & !7;
-    for count_at in (first..=tokens.table.saturating_sub(8)).rev().step_by(8) {
-        let Some(count) = u64_at(data, count_at) else { continue };
-        let room = (tokens.table - count_at) as u64;
-        if count == 0 || count > limits.symbols as u64 || count.saturating_mul(2) > room {
-            continue;
-        }
-        let names = Names { count_at, count: count as usize, names_at: count_at + 8 };
-        if names_hold(data, tokens.table, &names, budget) {
-            return Some(names);
-        }
-        if *budget == 0 {
-            return None;
+    let first = tokens.table.saturating_sub(NAMES_SPAN) & !3;
+    for count_at in (first..=tokens.table.saturating_sub(4) & !3).rev().step_by(4) {
+        for (align, count) in [(8, u64_at(data, count_at)), (4, u32_at(data, count_at).map(u64::from))] {
+            let Some(count) = count.filter(|_| count_at % align == 0) else { continue };
+            let room = (tokens.table - count_at) as u64;
+            if count == 0 || count > limits.symbols as u64 || count.saturating_mul(2) > room {
+                continue;
+            }
+            let names = Names { count_at, count: count as usize, names_at: count_at + align, align };
+            if names_hold(data, tokens.table, &names, budget) {
+                return Some(names);
+            }
+            if *budget == 0 {
+                return None;
+            }
         }
     }
     None
@@ -181,26 +192,32 @@ fn names_hold(data: &[u8], table: usize, names: &Names, budget: &mut u64) -> boo
             _ => return false,
         }
     }
-    let Some(markers) = align8(at) else { return false };
+    let Some(markers) = align(at, names.align) else { return false };
     let wide = marks.iter().enumerate().all(|(i, &mark)| u64_at(data, markers + i * 8) == Some(mark));
     let narrow =
         marks.iter().enumerate().all(|(i, &mark)| u32_at(data, markers + i * 4).map(u64::from) == Some(mark));
     [(wide, 8), (narrow, 4)].into_iter().any(|(holds, size)| {
-        let Some(end) = align8(markers + marks.len() * size) else { return false };
-        holds && (end == table || align8(end + names.count * 3) == Some(table))
+        let Some(end) = align(markers + marks.len() * size, names.align) else { return false };
+        holds && (end == table || align(end + names.count * 3, names.align) == Some(table))
     })
 }
 
 /// The addresses on whichever side of the run they are.
-fn find_addresses(data: &[u8], tokens: &Tokens<'_>, names: &Names) -> Option<Vec<u64>> {
+fn find_addresses(
+    data: &[u8],
+    address_of: impl Fn(usize) -> Option<u64>,
+    tokens: &Tokens<'_>,
+    names: &Names,
+) -> Option<Vec<u64>> {
     let count = names.count;
-    let offsets_len = align8(count * 4)?;
-    let after = align8(tokens.index_end)?;
+    let offsets_len = align(count * 4, names.align)?;
+    let after = align(tokens.index_end, names.align)?;
     let before = |len: usize| names.count_at.checked_sub(len);
     relative(data, after, count, after + offsets_len)
         .or_else(|| relative(data, before(8 + offsets_len)?, count, before(8)?))
         .or_else(|| absolute(data, after, count))
         .or_else(|| absolute(data, before(count * 8)?, count))
+        .or_else(|| by_place(data, after, address_of(after)?, count))
 }
 
 /// Sorted, and reaching into the kernel's half.
@@ -221,6 +238,16 @@ fn relative(data: &[u8], offsets: usize, count: usize, base: usize) -> Option<Ve
         _ => base.checked_add(u64::from(offset)),
     };
     plausible(offsets.iter().map(address).collect::<Option<Vec<u64>>>()?)
+}
+
+/// Offsets from where they are themselves; `place` is the first one's address.
+fn by_place(data: &[u8], offsets: usize, place: u64, count: usize) -> Option<Vec<u64>> {
+    let table = data.get(offsets..offsets.checked_add(count.checked_mul(4)?)?)?;
+    let places = (0..).map(|number: u64| place.checked_add(number * 4));
+    let address = |(bytes, place): (&[u8], Option<u64>)| {
+        place?.checked_add_signed(u32_at(bytes, 0)?.cast_signed().into())
+    };
+    plausible(table.chunks_exact(4).zip(places).map(address).collect::<Option<Vec<u64>>>()?)
 }
 
 fn absolute(data: &[u8], at: usize, count: usize) -> Option<Vec<u64>> {

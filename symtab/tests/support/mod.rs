@@ -68,19 +68,45 @@ pub enum Layout {
     New,
     /// Since 6.15: no absolute per-CPU symbols.
     NoPercpu,
+    /// Seen in 7.2: aligned to 4 bytes, offsets from their own places.
+    ByPlace,
 }
 
-pub const LAYOUTS: [Layout; 6] =
-    [Layout::Absolute, Layout::WideMarkers, Layout::Old, Layout::Seqs, Layout::New, Layout::NoPercpu];
+impl Layout {
+    fn align(self) -> usize {
+        if self == Layout::ByPlace { 4 } else { 8 }
+    }
+
+    fn percpu(self) -> bool {
+        !matches!(self, Layout::NoPercpu | Layout::ByPlace)
+    }
+}
+
+/// Where a stripped vmlinux has the section that holds the tables.
+const RODATA: u64 = BASE + 0x10_0000;
+
+pub const LAYOUTS: [Layout; 7] = [
+    Layout::Absolute,
+    Layout::WideMarkers,
+    Layout::Old,
+    Layout::Seqs,
+    Layout::New,
+    Layout::NoPercpu,
+    Layout::ByPlace,
+];
 
 /// `list` as a kernel of that layout could have it.
 pub fn fitting(mut list: Vec<Sym>, layout: Layout) -> Vec<Sym> {
-    list.retain(|sym| layout != Layout::NoPercpu || sym.0 >= BASE);
+    list.retain(|sym| layout.percpu() || sym.0 >= BASE);
     list
 }
 
 fn pad(out: &mut Vec<u8>) {
-    out.resize(out.len().next_multiple_of(8), 0);
+    pad_to(out, 8);
+}
+
+fn pad_to(out: &mut Vec<u8>, align: usize) {
+    out.resize(out.len().next_multiple_of(align), 0);
 }
 
 /// Token 1 is "_raw_spin", 2 "lock", the printable characters are themselves, the others are unused fillers.
@@ -102,30 +128,35 @@ fn compress(letter: char, name: &str) -> Vec<u8> {
     out
 }
 
-fn addresses(symbols: &[Sym], layout: Layout) -> Vec<u8> {
+/// `place` is the address of the first.
+fn addresses(symbols: &[Sym], layout: Layout, place: u64) -> Vec<u8> {
     let mut out = Vec::new();
     if layout == Layout::Absolute {
         symbols.iter().for_each(|sym| out.extend(sym.0.to_le_bytes()));
         return out;
     }
-    for &(address, ..) in symbols {
+    for (&(address, ..), place) in symbols.iter().zip((place..).step_by(4)) {
         let offset = match layout {
+            Layout::ByPlace => address.wrapping_sub(place) as u32,
             Layout::NoPercpu => (address - BASE) as u32,
             _ if address < BASE => address as u32,
             _ => (address - BASE) as u32 ^ u32::MAX, // -1 - (address - BASE)
         };
         out.extend(offset.to_le_bytes());
     }
-    pad(&mut out);
-    out.extend(BASE.to_le_bytes());
+    if layout != Layout::ByPlace {
+        pad(&mut out);
+        out.extend(BASE.to_le_bytes());
+    }
     out
 }
 
-/// The tables as scripts/kallsyms.c emits them.
-pub fn kallsyms(symbols: &[Sym], layout: Layout) -> Vec<u8> {
-    let late = matches!(layout, Layout::New | Layout::NoPercpu);
-    let mut out = if late { Vec::new() } else { addresses(symbols, layout) };
-    out.extend((symbols.len() as u64).to_le_bytes());
+/// The tables as scripts/kallsyms.c emits them, if they start `at` bytes into the section of a stripped vmlinux.
+pub fn kallsyms(symbols: &[Sym], layout: Layout, at: usize) -> Vec<u8> {
+    let late = matches!(layout, Layout::New | Layout::NoPercpu | Layout::ByPlace);
+    let align = layout.align();
+    let mut out = if late { Vec::new() } else { addresses(symbols, layout, 0) };
+    out.extend(&(symbols.len() as u64).to_le_bytes()[..align]);
     let names_at = out.len();
     let mut markers = Vec::new();
     for (i, &(_, letter, name)) in symbols.iter().enumerate() {
@@ -134,18 +165,18 @@ pub fn kallsyms(symbols: &[Sym], layout: Layout) -> Vec<u8> {
         }
         out.extend(compress(letter, name));
     }
-    pad(&mut out);
+    pad_to(&mut out, align);
     for marker in markers {
         match layout {
             Layout::Absolute | Layout::WideMarkers => out.extend((marker as u64).to_le_bytes()),
             _ => out.extend((marker as u32).to_le_bytes()),
         }
     }
-    pad(&mut out);
+    pad_to(&mut out, align);
     let seqs: Vec<u8> = (0..symbols.len()).flat_map(|i| [(i >> 16) as u8, (i >> 8) as u8, i as u8]).collect();
     if layout == Layout::Seqs {
         out.extend(&seqs);
-        pad(&mut out);
+        pad_to(&mut out, align);
     }
     let mut index = Vec::new();
     let table_at = out.len();
@@ -154,12 +185,12 @@ pub fn kallsyms(symbols: &[Sym], layout: Layout) -> Vec<u8> {
         out.extend(token(number).as_bytes());
         out.push(0);
     }
-    pad(&mut out);
+    pad_to(&mut out, align);
     out.extend(index);
     if late {
-        out.extend(addresses(symbols, layout));
+        out.extend(addresses(symbols, layout, RODATA + (at + out.len()) as u64));
         out.extend(&seqs);
-        pad(&mut out);
+        pad_to(&mut out, align);
     }
     out
 }
@@ -260,9 +291,10 @@ pub fn elf_with_kallsyms(symbols: &[Sym], layout: Layout) -> Vec<u8> {
     // A table of rising u16, as kernels have some, that is no token_index.
     let mut data: Vec<u8> = (0..300_u16).flat_map(u16::to_le_bytes).collect();
     pad(&mut data);
-    data.extend(kallsyms(symbols, layout));
+    data.resize(data.len() + 8 - layout.align(), 0); // no more aligned than it has to be
+    data.extend(kallsyms(symbols, layout, data.len()));
     data.extend([0xff; 64]);
-    let rodata = Section { kind: 1, flags: 2, address: BASE + 0x10_0000, data, link: 0 };
+    let rodata = Section { kind: 1, flags: 2, address: RODATA, data, link: 0 };
     elf(&[text, banner_section(), build_id_section(), rodata])
 }
 
