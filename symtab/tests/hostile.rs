@@ -87,7 +87,7 @@ fn a_maze_of_names_ends_soon() {
     let tables = kallsyms(&kernel(), Layout::Old, 0);
     let token_table = tables.windows(4).position(|bytes| bytes == b"~0\0_").unwrap();
     // Each 8 bytes read as a count of 2^20 names, and as names of length 1 or 16.
-    let mut maze = elf_with_kallsyms(&[], Layout::Old, 0);
+    let mut maze = elf_with_kallsyms(&[], Layout::Old);
     for _ in 0..1 << 20 {
         maze.extend([0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00]);
     }
@@ -105,7 +105,7 @@ fn a_maze_of_names_ends_soon() {
 fn many_token_tables_end_soon() {
     let tables = kallsyms(&[], Layout::Old, 0);
     let token_table = tables.windows(4).position(|bytes| bytes == b"~0\0_").unwrap();
-    let mut decoys = elf_with_kallsyms(&[], Layout::Old, 0);
+    let mut decoys = elf_with_kallsyms(&[], Layout::Old);
     while decoys.len() < 32 << 20 {
         decoys.extend(&tables[token_table..]);
     }
