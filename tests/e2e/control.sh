@@ -41,6 +41,11 @@ alive() {
 
 pool_value() { microslice pool show "$1" --json | sed -n "s/.*\"$2\": \([0-9]*\).*/\1/p"; }
 
+micro_cpus() { microslice pool show "$1" | sed -n 's/^micro_cpus *: *//p'; }
+
+# The pCPUs that the guest's vCPUs are on or were on last.
+cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 { print $4 }' | sort -u | tr '\n' ' '; }
+
 # finish GUEST: wait for a domain to be gone.
 gone() {
     count=0
@@ -172,13 +177,47 @@ phase pools
 must cpu-off-4 xl cpupool-cpu-remove Pool-0 4
 must cpu-off-3 xl cpupool-cpu-remove Pool-0 3
 alive works-without-2-pcpus corunner
-must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="3-4"'
+# Inside the pool pCPU 4 is number 0 and pCPU 3 number 1; from the outside they are 4 and 3.
+must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="4"'
+must second-on-3 xl cpupool-cpu-add second 3
 refused which-cpupool "'Pool-0' and 'second' are under microslice: choose one with --pool" microslice pool resize 1
 must second-resize microslice pool resize --pool second 1
+is second-micro-core-is-4 4 "$(micro_cpus second)"
 must move-there xl cpupool-migrate corunner second
 alive works-in-second corunner
 must push-there microslice symbols push corunner /tmp/ranges.json
 must second-resize-0 microslice pool resize --pool second 0
+must pin-to-3 xl vcpu-pin corunner all 3
+alive works-on-3 corunner
+is is-on-3 "3 " "$(cpus_of corunner)"
+must pin-to-4 xl vcpu-pin corunner all 4
+alive works-on-4 corunner
+is is-on-4 "4 " "$(cpus_of corunner)"
+must pin-to-none xl vcpu-pin corunner all all
+microslice trace record --pool second --seconds 3600 /tmp/second.trace >/tmp/second.out 2>&1 &
+second_tracer=$!
+# pCPU 2 becomes what pCPU 4 was.
+must second-gives-4 xl cpupool-cpu-remove second 4
+alive works-on-the-other corunner
+must pool-gives-2 xl cpupool-cpu-remove Pool-0 2
+must second-on-2 xl cpupool-cpu-add second 2
+must second-resize-with-2 microslice pool resize --pool second 1
+is second-micro-core-is-3 3 "$(micro_cpus second)"
+must second-resize-0-with-2 microslice pool resize --pool second 0
+must pin-to-2 xl vcpu-pin corunner all 2
+alive works-on-2 corunner
+is is-on-2 "2 " "$(cpus_of corunner)"
+must pin-to-none-again xl vcpu-pin corunner all all
+must second-gives-2 xl cpupool-cpu-remove second 2
+must pool-takes-2 xl cpupool-cpu-add Pool-0 2
+must second-takes-4 xl cpupool-cpu-add second 4
+alive works-in-second-again corunner
+kill -INT $second_tracer
+must second-trace-recorded wait $second_tracer
+must second-trace-replayed microslice trace replay /tmp/second.trace
+microslice trace show /tmp/second.trace >/tmp/second.txt
+is trace-shows-2-3-and-4 "2 3 4 " "$(grep -o 'pCPU [0-9]* asks' /tmp/second.txt | awk '{ print $2 }' | sort -u | tr '\n' ' ')"
+is trace-shows-who-joins "2 4 " "$(grep -o 'pCPU [0-9]* joins' /tmp/second.txt | awk '{ print $2 }' | tr '\n' ' ')"
 must move-back xl cpupool-migrate corunner Pool-0
 must pin-again xl vcpu-pin corunner all 1-4
 must push-back microslice symbols push corunner /tmp/ranges.json

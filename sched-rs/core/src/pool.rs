@@ -18,8 +18,8 @@
 //!
 //! # Micro slices
 //! An urgent unit runs for one micro slice (0.1 ms) and then is back in the queue, always. Micro time is charged like any
-//! other. Whose slice it interrupts resumes. Micro cores are the highest-numbered pCPUs of the pool; there is always at
-//! least one normal core. A micro core without urgent units does normal work that gives way at once, unless micro cores are
+//! other. Whose slice it interrupts resumes. Micro cores are the pCPUs of the pool with the highest numbers on the host
+//! (equal ones: the highest bit of a mask); there is always at least one normal core. A micro core without urgent units does normal work that gives way at once, unless micro cores are
 //! reserved ([`Params::reserve`]); then only units whose affinity leaves them nothing else do that there.
 //!
 //! # Invariants
@@ -31,6 +31,7 @@ use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::state::{Cpu, Dom, MAX_CPUS, NIL, NO_CPU, Params, Place, Shared, Unit, Work};
 use crate::time::{Span, Time};
+use crate::urgent::cpus;
 
 /// What a pCPU that asks for work can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,8 @@ pub enum Offer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant's text names its fields")]
 pub enum Event {
-    /// pCPU `cpu` joined the pool, idle.
-    CpuUp { cpu: u8 },
+    /// pCPU `cpu` joined the pool, idle. `number`: its number on the host.
+    CpuUp { cpu: u8, number: u16 },
     /// pCPU `cpu` left the pool, idle.
     CpuDown { cpu: u8 },
     /// Domain `dom` joined with default weight and no cap.
@@ -171,7 +172,7 @@ impl Pool<'_> {
     pub fn handle(&mut self, now: Time, event: Event) -> Decision {
         let mut d = Decision::NOTHING;
         let result = match event {
-            Event::CpuUp { cpu } => self.cpu_up(cpu, &mut d),
+            Event::CpuUp { cpu, number } => self.cpu_up(cpu, number, &mut d),
             Event::CpuDown { cpu } => self.cpu_down(cpu, &mut d),
             Event::DomAdd { dom } => self.dom_add(dom),
             Event::DomRemove { dom } => self.dom_remove(dom),
@@ -244,9 +245,9 @@ impl Pool<'_> {
 
     // ---- pCPUs and settings -------------------------------------------------------------------------------------
 
-    fn cpu_up(&mut self, cpu: u8, d: &mut Decision) -> Result<(), Refusal> {
+    fn cpu_up(&mut self, cpu: u8, number: u16, d: &mut Decision) -> Result<(), Refusal> {
         let c = self.cpu_mut(cpu).ok_or(Refusal::Unknown)?;
-        *c = Cpu::EMPTY;
+        *c = Cpu { number, ..Cpu::EMPTY };
         self.shared.online |= bit(cpu);
         self.reassign_modes(d);
         Ok(())
@@ -284,15 +285,14 @@ impl Pool<'_> {
         Ok(())
     }
 
-    /// The highest-numbered pCPUs: `want` of them, or as many as one normal core allows.
+    /// The pCPUs with the highest numbers on the host: `want` of them, or as many as one normal core allows.
     fn highest(&self, want: u32) -> u64 {
         let online = self.shared.online;
         let want = want.min(online.count_ones().saturating_sub(1));
         let mut highest = 0u64;
-        for cpu in (0..MAX_CPUS as u8).rev() {
-            if online & bit(cpu) != 0 && highest.count_ones() < want {
-                highest |= bit(cpu);
-            }
+        for _ in 0..want {
+            let next = cpus(online & !highest).max_by_key(|&cpu| self.cpu(cpu).map_or(0, |c| c.number));
+            highest |= next.map_or(0, bit);
         }
         highest
     }
@@ -305,7 +305,7 @@ impl Pool<'_> {
             .any(|u| u.place != Place::Absent && u.hard & self.normal() != 0 && u.hard & normal == 0)
     }
 
-    /// Gives the highest-numbered pCPUs to the micro pool, as the settings ask for.
+    /// Gives the pCPUs with the highest numbers to the micro pool, as many as the settings ask for.
     pub(crate) fn reassign_modes(&mut self, d: &mut Decision) {
         let online = self.shared.online;
         let micro = self.highest(self.shared.sizing.size);

@@ -19,7 +19,8 @@ pub struct Record {
     pub x: u64,
     /// Soft affinity; or rate limit, and in the upper half grace, in us.
     pub y: u64,
-    /// Weight; row of actions; number of micro cores, least, most and whether reserved, one byte each; domain of a new unit.
+    /// Weight; row of actions; number of micro cores, least, most and whether reserved, one byte each; domain of a new unit;
+    /// number of a pCPU on the host.
     pub a: u32,
     /// Cap; sizing mode.
     pub b: u32,
@@ -77,7 +78,7 @@ impl Record {
     pub fn of(now: Time, event: &Event, d: &Decision) -> Self {
         let mut r = Self { now: now.0, digest: digest(d), run: d.run, ..Self::default() };
         match *event {
-            Event::CpuUp { cpu } => (r.kind, r.id) = (1, u16::from(cpu)),
+            Event::CpuUp { cpu, number } => (r.kind, r.id, r.a) = (1, u16::from(cpu), u32::from(number)),
             Event::CpuDown { cpu } => (r.kind, r.id) = (2, u16::from(cpu)),
             Event::DomAdd { dom } => (r.kind, r.id) = (3, dom),
             Event::DomRemove { dom } => (r.kind, r.id) = (4, dom),
@@ -124,7 +125,7 @@ impl Record {
         let (id, cpu) = (self.id, u8::try_from(self.id).unwrap_or(u8::MAX));
         let class = Class::from_abi(u32::from(self.class))?;
         let event = match self.kind {
-            1 => Event::CpuUp { cpu },
+            1 => Event::CpuUp { cpu, number: u16::try_from(self.a).ok()? },
             2 => Event::CpuDown { cpu },
             3 => Event::DomAdd { dom: id },
             4 => Event::DomRemove { dom: id },

@@ -186,6 +186,8 @@ pub struct Cpu {
     pub poked: bool,
     /// The current unit has had its grace in this slice.
     pub graced: bool,
+    /// Its number on the host. A pool's own numbers, which are the bits of its masks, need not be the host's.
+    pub number: u16,
 }
 
 impl Cpu {
@@ -211,6 +213,7 @@ impl Cpu {
         work: Work::Idle,
         poked: false,
         graced: false,
+        number: 0,
     };
 }
 
@@ -351,7 +354,7 @@ pub struct Params {
     pub ratelimit: Span,
     /// How long a vCPU inside a critical service keeps its pCPU under [`Action::Grace`]. 10 us up to the normal slice.
     pub grace: Span,
-    /// Micro cores: the highest-numbered pCPUs of the pool. Fewer than it has pCPUs. For [`Mode::Static`]; the other
+    /// Micro cores: the pCPUs of the pool with the highest numbers on the host. Fewer than it has pCPUs. For [`Mode::Static`]; the other
     /// modes start from it.
     pub nr_micro: u32,
     /// 1: micro cores run nothing but urgent units. 0: while there are none, they do normal work that gives way at once.

@@ -69,7 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
 fn hopeless(m: &Machine, n: u8) -> Event {
     let (unit, dom) = (m.units.len() as u16, m.doms.len() as u16);
     let all = [
-        Event::CpuUp { cpu: 64 },
+        Event::CpuUp { cpu: 64, number: 64 },
         Event::CpuDown { cpu: 255 },
         Event::DomAdd { dom: 0 },
         Event::DomAdd { dom },
@@ -204,6 +204,36 @@ proptest! {
             apply(&mut m, op, cpus);
         }
         m.settle();
+    }
+
+    /// A pool's own numbers of its pCPUs say nothing about which of them are micro cores.
+    #[test]
+    fn micro_cores_have_the_highest_numbers_on_the_host(
+        numbers in Just((100..164u16).collect::<Vec<_>>()).prop_shuffle(),
+        cpus in 2..=64usize,
+        want in 0..64u32,
+        leaves in 0..64usize,
+    ) {
+        let mut m = Machine::new(0, 1, 1);
+        let mut here: Vec<(u16, usize)> = numbers.iter().copied().zip(0..).take(cpus).collect();
+        for &(number, cpu) in &here {
+            m.send(Event::CpuUp { cpu: cpu as u8, number });
+        }
+        let want = want % cpus as u32;
+        prop_assert_eq!(m.set(|p| p.nr_micro = want).refused, None);
+        here.sort_unstable();
+        let highest = |here: &[(u16, usize)]| {
+            let n = (want as usize).min(here.len() - 1);
+            here.iter().rev().take(n).fold(0u64, |mask, (_, cpu)| mask | 1 << cpu)
+        };
+        prop_assert_eq!(m.shared.micro, highest(&here));
+        let (_, gone) = here.remove(leaves % cpus);
+        m.send(Event::CpuDown { cpu: gone as u8 });
+        prop_assert_eq!(m.shared.micro, highest(&here));
+        // Somebody else gets its place in the masks.
+        here.insert(0, (7, gone));
+        m.send(Event::CpuUp { cpu: gone as u8, number: 7 });
+        prop_assert_eq!(m.shared.micro, highest(&here));
     }
 
     /// The records of a run, given to a copy of the pool as it was at some moment, give the same decisions and state.

@@ -4,18 +4,19 @@
  *
  * One block of memory is one pool.  The caller holds the pool's lock around
  * every call that takes the block.  Times are nanoseconds of one monotonic
- * clock.  pCPUs are 0..63; a mask has one bit each.
+ * clock.  A pool numbers its pCPUs 0..63, as the caller likes; a mask has one
+ * bit each.
  */
 #ifndef MICROSLICE_RS_H
 #define MICROSLICE_RS_H
 
-#define MS_RS_ABI 4
+#define MS_RS_ABI 5
 
 /* No unit. */
 #define MS_NONE 0xffffU
 
 enum ms_event_kind {
-    MS_EV_CPU_UP = 1,   /* id: pCPU */
+    MS_EV_CPU_UP = 1,   /* id: pCPU; a: its number on the host */
     MS_EV_CPU_DOWN,     /* id: pCPU */
     MS_EV_DOM_ADD,      /* id: domain */
     MS_EV_DOM_REMOVE,   /* id: domain */
@@ -41,7 +42,7 @@ struct ms_params {
     uint64_t micro_slice;   /* ns, 50 us .. slice */
     uint64_t ratelimit;     /* ns, 0 .. 500 ms */
     uint64_t grace;         /* ns, 10 us .. slice */
-    uint32_t nr_micro;      /* fewer than the pool has pCPUs */
+    uint32_t nr_micro;      /* fewer than the pool has; highest on the host */
     uint32_t reserve;       /* 1: micro cores do no normal work */
     uint32_t sizing;        /* 0 static, 1 paper, 2 adaptive */
     uint32_t min_micro;

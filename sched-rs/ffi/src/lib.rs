@@ -20,7 +20,7 @@ use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Place, Shared, Unit,
 use microslice_core::{Class, Counts, Params, Policy, Range, Record, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
@@ -46,7 +46,7 @@ pub struct MsEvent {
     pub kind: u32,
     /// A pCPU, unit or domain.
     pub id: u32,
-    /// Unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule).
+    /// Number on the host (pCPU up), unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule).
     pub a: u32,
     /// Cap (domain set), runnable (schedule), class (yield).
     pub b: u32,
@@ -219,7 +219,7 @@ fn event(e: &MsEvent) -> Option<Event> {
     let (cpu, id) = (id8(e.id), id16(e.id));
     // Not a jump table: the hypervisor has no indirect jumps.
     Some(match e.kind {
-        1 => Event::CpuUp { cpu },
+        1 => Event::CpuUp { cpu, number: u16::try_from(e.a).ok()? },
         2 => Event::CpuDown { cpu },
         3 => Event::DomAdd { dom: id },
         4 => Event::DomRemove { dom: id },
@@ -485,6 +485,7 @@ mod tests {
             (u32::MAX, 0, 0, 0),
             (1, 64, 0, 0),
             (1, u32::MAX, 0, 0),
+            (1, 0, 65_536, 0),
             (6, 8, 0, 0),
             (6, 0, 0, 0),
             (9, 70_000, 0, 0),

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_copy_decides_as_the_pool_did() {
         let events = [
-            Event::CpuUp { cpu: 0 },
+            Event::CpuUp { cpu: 0, number: 70 },
             Event::DomAdd { dom: 1 },
             Event::UnitAdd { unit: 5, dom: 1, hard: !0, soft: !0 },
             Event::Wake { unit: 5 },
@@ -155,6 +155,7 @@ mod tests {
             assert_eq!((now, &seen), (Time(1_000), event));
             assert!(r.agrees(&d) && !r.agrees(&Decision { poke: d.poke ^ 2, ..d }));
         }
+        assert_eq!(again.look(|p| p.shared.cpus[0].number), Some(70), "the pCPU has lost its number");
         assert!(again.step(&Record::default()).is_none(), "a record of nothing was taken for an event");
     }
 

@@ -35,7 +35,7 @@ impl Machine {
             first_timer: NEVER,
         };
         for cpu in 0..cpus {
-            m.must(Event::CpuUp { cpu })?;
+            m.must(Event::CpuUp { cpu, number: u16::from(cpu) })?;
         }
         m.must(Event::Set { params })?;
         for (dom, d) in domains.iter().enumerate() {

@@ -16,7 +16,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use microslice_core::pool::{Decision, Event, Pool};
-use microslice_core::state::NIL;
+use microslice_core::state::{MAX_CPUS, NIL};
 use microslice_core::{Class, Record, Span, Time};
 use microslice_ffi::replay::Replay;
 use serde::Serialize;
@@ -133,6 +133,8 @@ struct Reader {
     pool: Replay,
     index: u64,
     first: u64,
+    /// The number on the host of the pCPU in each slot, or that was in it last.
+    numbers: [u16; MAX_CPUS],
 }
 
 /// One event, what was decided then, and what is decided now.
@@ -175,8 +177,9 @@ impl Reader {
         ensure!(size <= MAX_STATE, "read {name}: a state of {size} bytes, more than {MAX_STATE}");
         let mut state = Vec::new();
         from.by_ref().take(size).read_to_end(&mut state).with_context(|| format!("read {name}"))?;
-        let pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
-        Ok(Reader { from, pool, index: 0, first: 0 })
+        let mut pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
+        let numbers = pool.look(|pool| pool.shared.cpus.map(|cpu| cpu.number)).unwrap_or([0; MAX_CPUS]);
+        Ok(Reader { from, pool, index: 0, first: 0, numbers })
     }
 
     fn record(&mut self) -> Result<Option<Record>> {
@@ -212,6 +215,11 @@ impl Reader {
         if index == 0 {
             self.first = now.0;
         }
+        if let Event::CpuUp { cpu, number } = event
+            && let Some(here) = self.numbers.get_mut(usize::from(cpu))
+        {
+            *here = number;
+        }
         self.index += 1;
         Ok(Some(Step {
             index,
@@ -232,7 +240,7 @@ impl Reader {
 
     /// The number on the host of a pCPU of the pool.
     fn host(&self, slot: u8) -> u16 {
-        slot.into()
+        self.numbers.get(usize::from(slot)).copied().unwrap_or(u16::MAX)
     }
 
     fn said(&self, step: &Step) -> String {

@@ -66,7 +66,7 @@ impl Machine {
         };
         for cpu in 0..cpus {
             m.online |= 1 << cpu;
-            m.send(Event::CpuUp { cpu });
+            m.send(Event::CpuUp { cpu, number: cpu.into() });
         }
         m
     }
@@ -154,7 +154,7 @@ impl Machine {
         self.settle();
         self.send(Event::CpuDown { cpu });
         self.online |= bit;
-        self.send(Event::CpuUp { cpu });
+        self.send(Event::CpuUp { cpu, number: cpu.into() });
     }
 
     pub fn set(&mut self, f: impl FnOnce(&mut Params)) -> Decision {
