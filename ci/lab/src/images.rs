@@ -31,6 +31,7 @@ const AGENT: [(&str, &str); 7] = [
     ("agent/check.sh", include_str!("../../../tests/e2e/check.sh")),
     ("agent/control.sh", include_str!("../../../tests/e2e/control.sh")),
     ("agent/daemon.sh", include_str!("../../../tests/e2e/daemon.sh")),
+    ("agent/wide.sh", include_str!("../../../tests/e2e/wide.sh")),
 ];
 
 /// Files an emulated machine boots from.
