@@ -216,7 +216,7 @@ kill -INT $second_tracer
 must second-trace-recorded wait $second_tracer
 must second-trace-replayed microslice trace replay /tmp/second.trace
 microslice trace show /tmp/second.trace >/tmp/second.txt
-is trace-shows-2-3-and-4 "2 3 4 " "$(grep -o 'pCPU [0-9]* asks' /tmp/second.txt | awk '{ print $2 }' | sort -u | tr '\n' ' ')"
+is trace-shows-2-3-and-4 "2 3 4 " "$(grep -o 'pCPU [0-9]*' /tmp/second.txt | awk '{ print $2 }' | sort -u | tr '\n' ' ')"
 is trace-shows-who-joins "2 4 " "$(grep -o 'pCPU [0-9]* joins' /tmp/second.txt | awk '{ print $2 }' | tr '\n' ' ')"
 must move-back xl cpupool-migrate corunner Pool-0
 must pin-again xl vcpu-pin corunner all 1-4
