@@ -43,8 +43,8 @@ pool_value() { microslice pool show "$1" --json | sed -n "s/.*\"$2\": \([0-9]*\)
 
 micro_cpus() { microslice pool show "$1" | sed -n 's/^micro_cpus *: *//p'; }
 
-# The pCPUs that the guest's vCPUs are on or were on last.
-cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 { print $4 }' | sort -u | tr '\n' ' '; }
+# The pCPUs that the guest's vCPUs are on or were on last, without vCPUs that it has switched off.
+cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 && $4 != "-" { print $4 }' | sort -u | tr '\n' ' '; }
 
 # finish GUEST: wait for a domain to be gone.
 gone() {
@@ -190,15 +190,11 @@ must second-resize-0 microslice pool resize --pool second 0
 must pin-to-3 xl vcpu-pin corunner all 3
 alive works-on-3 corunner
 is is-on-3 "3 " "$(cpus_of corunner)"
-must pin-to-4 xl vcpu-pin corunner all 4
-alive works-on-4 corunner
-is is-on-4 "4 " "$(cpus_of corunner)"
 must pin-to-none xl vcpu-pin corunner all all
 microslice trace record --pool second --seconds 3600 /tmp/second.trace >/tmp/second.out 2>&1 &
 second_tracer=$!
 # pCPU 2 becomes what pCPU 4 was.
 must second-gives-4 xl cpupool-cpu-remove second 4
-alive works-on-the-other corunner
 must pool-gives-2 xl cpupool-cpu-remove Pool-0 2
 must second-on-2 xl cpupool-cpu-add second 2
 must second-resize-with-2 microslice pool resize --pool second 1
@@ -211,7 +207,6 @@ must pin-to-none-again xl vcpu-pin corunner all all
 must second-gives-2 xl cpupool-cpu-remove second 2
 must pool-takes-2 xl cpupool-cpu-add Pool-0 2
 must second-takes-4 xl cpupool-cpu-add second 4
-alive works-in-second-again corunner
 kill -INT $second_tracer
 must second-trace-recorded wait $second_tracer
 must second-trace-replayed microslice trace replay /tmp/second.trace

@@ -6,7 +6,7 @@
 . /agent/check.sh
 
 pool_value() { microslice pool show "$1" | sed -n "s/^$2 *: *//p"; }
-cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 { print $4 }' | sort -u | tr '\n' ' '; }
+cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 && $4 != "-" { print $4 }' | sort -u | tr '\n' ' '; }
 progress() { grep -c '"ev":"progress"' "$(log_of corunner)"; }
 works() { [ "$(progress)" -gt "$1" ]; }
 
