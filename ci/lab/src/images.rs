@@ -23,7 +23,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// Programs of [`PROGRAMS`] that must be there; the rest is taken when it was built.
 const REQUIRED: usize = 4;
 const BUSYBOX: &str = "/bin/busybox";
-const AGENT: [(&str, &str); 7] = [
+const AGENT: [(&str, &str); 8] = [
     ("init", include_str!("../agent/init")),
     ("agent/lib.sh", include_str!("../agent/lib.sh")),
     ("agent/measure.sh", include_str!("../agent/measure.sh")),
