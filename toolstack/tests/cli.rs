@@ -420,6 +420,8 @@ fn completions_and_man_pages_know_every_command() {
         "microslice-pool-resize.8",
         "microslice-policy-apply.8",
         "microslice-daemon.8",
+        "microslice-top.8",
+        "microslice-trace-export.8",
     ] {
         let page = fs::read_to_string(man.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{name}");

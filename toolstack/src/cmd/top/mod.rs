@@ -357,40 +357,64 @@ mod tests {
         screen(&mut Source::new(facts), Duration::from_millis(200), None).unwrap();
     }
 
-    /// Runs this test binary's `draws_on_the_terminal` on a terminal of `script` (Debian: bsdutils) as `how` says, with `keys`;
-    /// what came out up to its end, and the terminal's settings then.
-    fn on_a_terminal(how: &str, keys: &[u8]) -> (String, String) {
+    /// How a screen ends.
+    enum End {
+        Keys(&'static [u8]),
+        Terminate,
+        Panic,
+    }
+
+    /// Runs this test binary's `draws_on_the_terminal` on a terminal of `script` (Debian: bsdutils), and ends it once it has
+    /// drawn; what came out up to then, and the terminal's settings afterwards.
+    fn on_a_terminal(end: &End) -> (String, String) {
+        use std::io::Read;
         use std::process::{Command, Stdio};
         let exe = std::env::current_exe().unwrap();
         let draw = format!("{} --ignored --exact cmd::top::tests::draws_on_the_terminal", exe.display());
-        let shell = format!("{}; echo; echo THE END; stty -a", how.replace("DRAW", &draw));
+        let shell = match end {
+            End::Keys(_) => draw,
+            End::Terminate => format!("{draw} & echo \"PID $! \"; wait $!"),
+            End::Panic => format!("TOP_PANICS=1 {draw}"),
+        };
         let mut script = Command::new("script")
-            .args(["-qec", &shell, "/dev/null"])
+            .args(["-qec", &format!("{shell}; echo THE END; stty -a"), "/dev/null"])
             .env("TERM", "vt100")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stdin = script.stdin.take().unwrap();
-        std::thread::sleep(Duration::from_secs(2));
-        stdin.write_all(keys).unwrap();
-        let out = script.wait_with_output().unwrap();
-        drop(stdin);
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let (mut stdin, mut stdout) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let (mut out, mut some) = (Vec::new(), [0; 4096]);
+        let text = |out: &[u8]| String::from_utf8_lossy(out).into_owned();
+        while !text(&out).contains("pCPUs") {
+            let n = stdout.read(&mut some).unwrap();
+            assert!(n > 0, "nothing drawn: {:?}", text(&out));
+            out.extend(some.iter().take(n));
+        }
+        match end {
+            End::Keys(keys) => stdin.write_all(keys).unwrap(),
+            End::Terminate => {
+                let pid = text(&out).split_once("PID ").unwrap().1.split(' ').next().unwrap().to_owned();
+                assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+            }
+            End::Panic => {}
+        }
+        stdout.read_to_end(&mut out).unwrap();
+        script.wait().unwrap();
+        let text = text(&out);
         let (drawn, settings) = text.split_once("THE END").unwrap_or_else(|| panic!("no end: {text:?}"));
         (drawn.to_owned(), settings.to_owned())
     }
 
     #[test]
     fn the_terminal_is_restored() {
-        let term = "DRAW & p=$!; sleep 2; kill -TERM $p; wait $p";
-        for (how, keys) in [("DRAW", &b"\x03"[..]), ("DRAW", b"q"), (term, b""), ("TOP_PANICS=1 DRAW", b"")] {
-            let (drawn, settings) = on_a_terminal(how, keys);
-            let shown = drawn.find("pCPUs").unwrap_or_else(|| panic!("{how}: nothing drawn: {drawn:?}"));
-            let left = drawn.rfind("\x1b[?1049l").unwrap_or_else(|| panic!("{how}: not left: {drawn:?}"));
-            assert!(left > shown && drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l"), "{how}: {drawn:?}");
+        for end in [End::Keys(b"\x03"), End::Keys(b"q"), End::Terminate, End::Panic] {
+            let (drawn, settings) = on_a_terminal(&end);
+            let left = drawn.rfind("\x1b[?1049l").unwrap_or_else(|| panic!("not left: {drawn:?}"));
+            assert!(left > drawn.find("pCPUs").unwrap(), "left before it was drawn: {drawn:?}");
+            assert!(drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l"), "no cursor: {drawn:?}");
             let set = |name| settings.split([' ', ';', '\r', '\n']).any(|word| word == name);
-            assert!(set("icanon") && set("echo") && set("opost") && set("isig"), "{how}: {settings}");
+            assert!(set("icanon") && set("echo") && set("opost") && set("isig"), "{settings}");
         }
     }
 
