@@ -118,7 +118,6 @@ for micro in 1 2 3 0 2; do
     must "resize-$micro" microslice pool resize --pool Pool-0 $micro
     is "resized-$micro" $micro "$(pool_value Pool-0 nr_micro)"
 done
-# dom0 may run on pCPU 0 only, the guest on 1 to 4 only. Micro cores that do normal work strand nobody.
 must resize-up microslice pool resize +1
 is resized-up 3 "$(pool_value Pool-0 nr_micro)"
 must resize-down microslice pool resize -1
@@ -126,6 +125,7 @@ is resized-down 2 "$(pool_value Pool-0 nr_micro)"
 is listed-micro-cores 3-4 "$(microslice pool list -c | sed -n 's/^Pool-0 .* //p')"
 is xl-knows-the-scheduler microslice "$(xl cpupool-list | awk '$1 == "Pool-0" { print $3 }')"
 is xl-info-knows-it microslice "$(xl info | sed -n 's/^xen_scheduler *: //p')"
+# dom0 may run on pCPU 0 only, the guest on 1 to 4 only. Micro cores that do normal work strand nobody.
 must reserve-on microslice pool reserve on
 alive works-beside-2-reserved-micro-cores corunner
 refused guest-would-strand "affinity" microslice pool resize --pool Pool-0 4
@@ -244,11 +244,11 @@ must full-buffer-is-told grep -q "Xen's buffer was full after .*: give more --ro
 microslice trace record --seconds 60 /tmp/first.trace >/tmp/first.out 2>&1 &
 first=$!
 soon first-trace-runs 5 test -e /tmp/first.trace.partial
-refused second-trace "another microslice trace record is running" microslice trace record --seconds 1 /tmp/second.trace
+refused trace-beside-a-trace "another microslice trace record is running" microslice trace record --seconds 1 /tmp/beside.trace
 kill -INT $first
 must first-trace-ends wait $first
 must first-trace-replays microslice trace replay /tmp/first.trace
-must nothing-half-is-left test ! -e /tmp/second.trace -a ! -e /tmp/second.trace.partial
+must nothing-half-is-left test ! -e /tmp/beside.trace -a ! -e /tmp/beside.trace.partial
 must exported sh -c 'microslice trace export /tmp/first.trace | tail -n 1 | grep -qx "]}"'
 
 phase destroy
