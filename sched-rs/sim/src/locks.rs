@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Locks: who gets them, and who learns of it when.
+
+use crate::engine::Host;
+use crate::guest::{Doing, Irq, VcpuState};
+use crate::sched::{NIL, Sched};
+use crate::workload::LockKind;
+
+impl<S: Sched> Host<S> {
+    /// A spinner looks at its lock. True if it got it, or blocked.
+    pub(crate) fn take_lock(&mut self, vm: usize, t: usize, v: u16) -> bool {
+        let now = self.now;
+        let id = t as u16;
+        let m = &mut self.vms[vm];
+        let wants = usize::from(m.threads[t].wants);
+        let lock = &mut m.locks[wants];
+        let group = usize::from(lock.group);
+        if lock.holder == id || lock.holder == NIL {
+            lock.holder = id;
+            lock.spinners.retain(|w| *w != id);
+            let thread = &mut m.threads[t];
+            thread.doing = Doing::Timed;
+            thread.held[usize::from(thread.depth)] = wants as u16;
+            thread.depth += 1;
+            m.stats.waits[group].add(now - thread.wait_since);
+            return true;
+        }
+        let kind = m.program.groups[group].kind;
+        if !kind.is_atomic() {
+            let owner = lock.holder;
+            let on_cpu = kind == LockKind::Mutex
+                && self.vcpus[usize::from(m.first + m.threads[usize::from(owner)].vcpu)].cur == owner;
+            if !on_cpu {
+                lock.spinners.retain(|w| *w != id);
+                lock.blocked.push_back(id);
+                m.threads[t].doing = Doing::Blocked;
+                self.vcpus[usize::from(v)].cur = NIL;
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(crate) fn release(&mut self, vm: usize, t: usize) {
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        thread.depth -= 1;
+        let lock = thread.held[usize::from(thread.depth)];
+        let l = &mut m.locks[usize::from(lock)];
+        let g = &m.program.groups[usize::from(l.group)];
+        let kind = g.kind;
+        thread.irq_off -= u8::from(g.irq_off);
+        thread.atomic -= u8::from(kind.is_atomic());
+        l.holder = NIL;
+        if kind == LockKind::Fifo {
+            if !l.spinners.is_empty() {
+                let next = l.spinners.remove(0);
+                l.holder = next;
+                self.nudge(vm, usize::from(next));
+            }
+            return;
+        }
+        // Those that run and look at it; who gets it is chance.
+        let looks = |w: u16| {
+            let u = &self.vcpus[usize::from(m.first + m.threads[usize::from(w)].vcpu)];
+            u.state == VcpuState::Running && u.cur == w && u.irq == Irq::None
+        };
+        let n = l.spinners.iter().filter(|w| looks(**w)).count();
+        if n > 0 {
+            let k = self.chance.below(n);
+            let next = l.spinners.iter().copied().filter(|w| looks(*w)).nth(k).unwrap_or(NIL);
+            l.holder = next;
+            self.nudge(vm, usize::from(next));
+        } else if let Some(next) = l.blocked.pop_front() {
+            l.spinners.push(next);
+            m.threads[usize::from(next)].doing = Doing::Spin;
+            self.wake_thread(vm, usize::from(next), Some(t));
+        }
+    }
+
+    /// What a thread waits for has happened: if it runs, it goes on at once.
+    pub(crate) fn nudge(&mut self, vm: usize, t: usize) {
+        let v = self.vms[vm].first + self.vms[vm].threads[t].vcpu;
+        let u = &self.vcpus[usize::from(v)];
+        if u.state == VcpuState::Running && u.cur == t as u16 && u.irq == Irq::None {
+            let source = self.guest_source(u.cpu);
+            self.agenda.set(source, u.began.max(self.now) + self.costs.handoff);
+        }
+    }
+}

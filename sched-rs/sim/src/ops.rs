@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Operations of threads, and TLB shootdowns.
+
+use crate::agenda::Ns;
+use crate::engine::Host;
+use crate::guest::Doing;
+use crate::sched::{NIL, Sched};
+use crate::workload::Op;
+use microslice_core::Class;
+
+impl<S: Sched> Host<S> {
+    pub(crate) fn next_op(&mut self, vm: usize, t: usize, v: u16) {
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        m.stats.user += std::mem::take(&mut thread.user);
+        let ops = &m.program.roles[usize::from(thread.role)].1;
+        let op = ops[usize::from(thread.pc)];
+        thread.pc = if usize::from(thread.pc) + 1 == ops.len() { 0 } else { thread.pc + 1 };
+        match op {
+            Op::User(mean, even) => {
+                let work = self.chance.length(mean, even).max(1);
+                thread.class = Class::None;
+                thread.user = work;
+                thread.left = work + std::mem::take(&mut self.vcpus[usize::from(v)].cold);
+            }
+            Op::Kernel(mean) => {
+                thread.class = Class::None;
+                thread.left = self.chance.exponential(mean);
+            }
+            Op::Hold(mean) => {
+                thread.class = Class::LockHold;
+                thread.left = self.chance.exponential(mean);
+            }
+            Op::Maybe(p, skip) => {
+                if !self.chance.hit(p) {
+                    thread.pc = ((usize::from(thread.pc) + usize::from(skip)) % ops.len()) as u16;
+                }
+            }
+            Op::Done(n) => m.stats.done += u64::from(n),
+            Op::Acquire { first, count, group } => {
+                let lock = first + self.chance.below(usize::from(count)) as u16;
+                let g = &m.program.groups[usize::from(group)];
+                thread.irq_off += u8::from(g.irq_off);
+                thread.atomic += u8::from(g.kind.is_atomic());
+                let l = &mut m.locks[usize::from(lock)];
+                if l.holder == NIL && l.spinners.is_empty() {
+                    l.holder = t as u16;
+                    thread.held[usize::from(thread.depth)] = lock;
+                    thread.depth += 1;
+                } else {
+                    thread.wants = lock;
+                    thread.wait_since = self.now;
+                    thread.doing = Doing::Spin;
+                    l.spinners.push(t as u16);
+                }
+            }
+            Op::Release => self.release(vm, t),
+            Op::Shoot(n) => self.shoot(vm, t, v, n),
+            Op::Sleep(mean, even) => {
+                let until = self.now + self.chance.length(mean, even).max(1_000);
+                thread.doing = Doing::Blocked;
+                let first = m.first_thread;
+                let source = self.thread_source(first + t);
+                self.agenda.set(source, until);
+            }
+            Op::Put(q) => {
+                let f = &mut m.queues[usize::from(q)];
+                if f.items == f.room {
+                    f.putters.push_back(t as u16);
+                    thread.pc = if thread.pc == 0 { ops.len() as u16 - 1 } else { thread.pc - 1 };
+                    thread.doing = Doing::Blocked;
+                } else {
+                    f.items += 1;
+                    if let Some(w) = f.getters.pop_front() {
+                        self.wake_thread(vm, usize::from(w), Some(t));
+                    }
+                }
+            }
+            Op::Get(q) => {
+                let f = &mut m.queues[usize::from(q)];
+                if f.items == 0 {
+                    f.getters.push_back(t as u16);
+                    thread.pc = if thread.pc == 0 { ops.len() as u16 - 1 } else { thread.pc - 1 };
+                    thread.doing = Doing::Blocked;
+                } else {
+                    f.items -= 1;
+                    if let Some(w) = f.putters.pop_front() {
+                        self.wake_thread(vm, usize::from(w), Some(t));
+                    }
+                }
+            }
+            Op::Feign(mean) => {
+                let work = self.chance.exponential(mean).max(1);
+                (thread.class, thread.user, thread.left, thread.feigns) = (Class::None, work, work, true);
+            }
+            Op::Receive(each) => self.receive(vm, t, each),
+        }
+    }
+
+    /// A thread starts a timed piece of user work.
+    pub(crate) fn work(&mut self, vm: usize, t: usize, work: Ns) {
+        let thread = &mut self.vms[vm].threads[t];
+        thread.class = Class::None;
+        thread.user = work;
+        thread.left = work.max(1);
+    }
+
+    /// A thread blocks and will do its present operation again.
+    pub(crate) fn block_again(&mut self, vm: usize, t: usize) {
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        let n = m.program.roles[usize::from(thread.role)].1.len() as u16;
+        thread.pc = if thread.pc == 0 { n - 1 } else { thread.pc - 1 };
+        thread.doing = Doing::Blocked;
+    }
+
+    pub(crate) fn shoot(&mut self, vm: usize, t: usize, v: u16, limit: u8) {
+        let m = &self.vms[vm];
+        let me = self.vcpus[usize::from(v)].local;
+        let mut targets: Vec<u16> = (0..m.vcpus)
+            .filter(|i| {
+                let u = &self.vcpus[usize::from(m.first + i)];
+                *i != me && (u.cur != NIL || (limit == 0 && u.mapped))
+            })
+            .map(|i| m.first + i)
+            .collect();
+        if limit > 0 && usize::from(limit) < targets.len() {
+            self.chance.shuffle(&mut targets);
+            targets.truncate(usize::from(limit));
+        }
+        let n = targets.len() as u64;
+        let thread = &mut self.vms[vm].threads[t];
+        thread.answers = n as u8;
+        thread.wait_since = self.now;
+        thread.class = Class::IpiWait;
+        thread.left = (n * self.costs.ipi_send).max(500);
+        thread.sent = true;
+        for target in targets {
+            self.vcpus[usize::from(target)].calls |= 1 << me;
+            self.interrupt(target);
+        }
+    }
+}
