@@ -173,7 +173,10 @@ impl<S: Sched> Host<S> {
         while self.poke != 0 {
             let cpu = self.poke.trailing_zeros() as usize;
             self.poke &= self.poke - 1;
-            self.agenda.no_later(self.at.softirq + cpu, self.now + self.costs.poke);
+            let c = &self.cpus[cpu];
+            // An idle pCPU wakes up first, and its new slice begins after that.
+            let idle = if c.cur == NIL { self.costs.idle_exit(self.now - c.since) } else { 0 };
+            self.agenda.no_later(self.at.softirq + cpu, self.now + self.costs.poke + idle);
         }
     }
 
@@ -210,7 +213,6 @@ impl<S: Sched> Host<S> {
             }
             return;
         }
-        let idle = if prev == NIL { self.now - self.cpus[c].since } else { 0 };
         self.account(c);
         if prev != NIL {
             self.agenda.clear(self.at.guest + c);
@@ -226,7 +228,7 @@ impl<S: Sched> Host<S> {
             self.sibling_speed(cpu, next != NIL);
         }
         if next != NIL {
-            self.switch_in(cpu, next, idle);
+            self.switch_in(cpu, next);
         }
         if prev != NIL {
             self.sched.saved(
@@ -240,7 +242,7 @@ impl<S: Sched> Host<S> {
         }
     }
 
-    fn switch_in(&mut self, cpu: u8, v: u16, idle: Ns) {
+    fn switch_in(&mut self, cpu: u8, v: u16) {
         let c = usize::from(cpu);
         let (refill, share) = (self.costs.refill, self.costs.refill_share.max(1));
         let last = std::mem::replace(&mut self.cpus[c].last, v);
@@ -257,7 +259,7 @@ impl<S: Sched> Host<S> {
         u.cold = u.cold.max(cold);
         u.cpu = cpu;
         u.state = VcpuState::Running;
-        u.began = now + self.costs.vcpu_switch + self.costs.idle_exit(idle);
+        u.began = now + self.costs.vcpu_switch;
         let period = self.costs.tick;
         let phase = u64::from(u.local) * (period / 64);
         let tick = |t: Ns| (t + phase) / period;

@@ -59,6 +59,17 @@ fn a_flow_is_held_up_beside_another_vm_and_not_with_a_micro_core() {
     );
 }
 
+#[test]
+fn a_micro_core_that_has_idled_long_wakes_up_before_the_micro_slice_begins() {
+    // A packet every 12 ms: the deepest idle state, which takes two micro slices to leave.
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios");
+    let mut s = Scenario::read(&folder, "iperf-udp").unwrap();
+    s.measure_ms = 1_500;
+    let jitter = |sched| s.run(sched, false, 1).execute().unwrap().vms[0].jitter_ms.unwrap();
+    let [stock, micro] = [jitter(SchedSpec::new(Kind::Credit47, None)), jitter(SchedSpec::paper(1))];
+    assert!(stock > 5.0 && micro < 1.0, "{stock} ms, {micro} ms with a micro core");
+}
+
 const KINDS: [(Kind, Option<u32>); 6] = [
     (Kind::Credit, None),
     (Kind::Credit2, None),
