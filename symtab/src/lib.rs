@@ -8,7 +8,8 @@
 //!
 //! Invariants:
 //! - Every byte comes from a guest's owner and may be hostile: bounded by [`Limits`] in time and memory, never a panic.
-//! - Only code between `_stext` and `_etext` gets a class: never data, never `.init.text`, never a module's text.
+//! - Only code gets a class: between `_stext` and `_etext`, never data, never `.init.text`; of a module only what the catalogue
+//!   names with that module, in a dump of a live kernel.
 //! - [`Ranges`] are sorted, disjoint and not empty; ranges that touch and have one class are one range.
 //! - Addresses are link-time ones, or a live kernel's in a kallsyms dump. [`Ranges::slide`] moves them by KASLR's slide,
 //!   which [`kaslr`] finds from two anchors that must agree.
