@@ -32,6 +32,9 @@ enum Op {
     Readd(u16, u64),
     Redomain(u16),
     Refuse(u8),
+    Saved(u16),
+    Block(u8),
+    WakeLeaving,
     Timer,
 }
 
@@ -61,6 +64,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (unit, mask).prop_map(|(u, h)| Op::Readd(u, h)),
         1 => dom.prop_map(Op::Redomain),
         1 => any::<u8>().prop_map(Op::Refuse),
+        1 => (0..512u16).prop_map(Op::Saved),
+        2 => (0..64u8).prop_map(Op::Block),
+        2 => Just(Op::WakeLeaving),
         1 => Just(Op::Timer),
     ]
 }
@@ -113,7 +119,9 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
             m.class[u] = Class::from_abi(c).unwrap();
         }
         Op::Micro(n, reserve, sizing, least) => drop(m.set(|p| {
-            (p.nr_micro, p.reserve, p.sizing, p.max_micro) = (n, reserve, sizing, n.min(63));
+            // Often all but one.
+            let n = n.min(u32::from(cpus) - 1);
+            (p.nr_micro, p.reserve, p.sizing, p.max_micro) = (n, reserve, sizing, n);
             p.min_micro = least.min(p.max_micro);
         })),
         Op::Lengths(slice, micro, ratelimit, grace) => drop(m.set(|p| {
@@ -165,6 +173,24 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
             of_it.iter().for_each(|u| m.unit(*u, d, !0));
         }
         Op::Refuse(n) => m.refuse(hopeless(m, n)),
+        Op::Saved(u) => {
+            let unit = unit(u);
+            if !m.leaving.contains(&unit) {
+                m.spurious_save(unit);
+            }
+        }
+        Op::Block(cpu) => {
+            let (cpu, unit) = (cpu % cpus, m.current(cpu % cpus));
+            if unit != NIL {
+                m.sleep(unit);
+                m.schedule(cpu);
+            }
+        }
+        Op::WakeLeaving => {
+            if let Some(unit) = m.leaving.last().copied() {
+                m.wake(unit);
+            }
+        }
         Op::Timer => drop(m.send(Event::Timer)),
     }
 }
@@ -311,6 +337,56 @@ fn who_waited_at_its_cap_comes_back_with_a_slice_of_lag_at_most() {
         waiting(&m, 0..24).into_iter().map(|u| m.shared.vclock.saturating_sub(m.units[usize::from(u)].vtime));
     let most = lags.max().unwrap_or(0);
     assert!(most <= m.shared.params.slice.0, "the end of its cap gives a unit {most} ns of lag");
+}
+
+#[test]
+fn who_overruns_its_cap_pays_it_back() {
+    let mut m = Machine::new(1, 1, 1);
+    m.domain(0, 256, 50);
+    hogs(&mut m, 0, 1, 0);
+    m.settle();
+    m.punctual = false;
+    let from = m.now;
+    for _ in 0..500 {
+        // Nothing is served in time.
+        m.now += 4 * MS;
+        m.send(Event::Timer);
+        m.pending = 1;
+        m.settle();
+    }
+    let (ran, time) = (m.ran[0], m.now - from);
+    assert!(ran <= time / 2 + 8 * MS, "a domain with cap 50 ran {ran} ns in {time} ns");
+    assert!(ran >= time / 3, "a domain with cap 50 ran only {ran} ns in {time} ns");
+}
+
+#[test]
+fn who_wakes_before_its_context_is_saved_runs_only_after_that() {
+    let mut m = Machine::new(2, 2, 1);
+    m.domain(0, 256, 0);
+    hogs(&mut m, 0, 1, 0);
+    m.settle();
+    let cpu = m.units[0].cpu;
+    m.sleep(0);
+    m.schedule(cpu);
+    m.wake(0);
+    assert_eq!(m.units[0].place, Place::Leaving, "its registers are still on pCPU {cpu}");
+    m.schedule(1 - cpu);
+    m.schedule(cpu);
+    assert_eq!((m.current(0), m.current(1)), (NIL, NIL));
+    m.settle();
+    assert_eq!(m.units[0].place, Place::OnCpu, "its wake-up is lost");
+}
+
+#[test]
+fn a_save_of_who_does_not_leave_changes_nothing() {
+    let mut m = Machine::new(1, 3, 1);
+    m.domain(0, 256, 0);
+    hogs(&mut m, 0, 2, 0);
+    m.unit(2, 0, !0);
+    m.settle();
+    let places = [0, 1, 2].map(|u| m.units[u].place);
+    assert!(places.contains(&Place::OnCpu) && places.contains(&Place::Queued) && places[2] == Place::Asleep);
+    (0..3).for_each(|unit| m.spurious_save(unit));
 }
 
 #[test]
@@ -478,6 +554,51 @@ fn micro_cores_do_not_take_the_last_normal_core_of_a_pinned_unit() {
     assert_eq!(m.set(|p| p.nr_micro = 2).refused, Some(Refusal::Busy));
     assert_eq!((m.shared.micro, m.shared.params.nr_micro), (0, 0), "a refused resize changed something");
     assert_eq!(m.set(|p| p.nr_micro = 1).refused, None);
+}
+
+#[test]
+fn who_is_more_than_two_slices_ahead_is_not_made_urgent() {
+    let mut m = Machine::new(1, 3, 2);
+    m.domain(0, 32, 0);
+    m.domain(1, 256, 0);
+    m.policy(0, Policy::BORROW);
+    hogs(&mut m, 0, 1, 0);
+    m.advance(100 * MS);
+    hogs(&mut m, 1, 2, 1);
+    m.advance(5 * MS);
+    let ahead = m.units[0].vtime - m.shared.vclock;
+    assert!(m.units[0].place == Place::Queued && ahead > 2 * m.shared.params.slice.0);
+    m.kick(0);
+    assert_eq!((m.units[0].urgent, m.doms[0].counts.refused_limit), (Action::None, 1));
+}
+
+#[test]
+fn virtual_time_is_exact_however_often_it_is_taken() {
+    let mut m = Machine::new(1, 1, 1);
+    m.domain(0, 300, 0);
+    hogs(&mut m, 0, 1, 0);
+    m.settle();
+    let from = m.units[0].vtime;
+    for _ in 0..1_000 {
+        m.now += 7;
+        m.schedule(0);
+    }
+    assert_eq!(m.units[0].vtime - from, 7_000 * 256 / 300);
+}
+
+#[test]
+fn a_normal_core_is_left_when_pcpus_leave() {
+    let mut m = Machine::new(4, 2, 1);
+    m.domain(0, 256, 0);
+    hogs(&mut m, 0, 2, 0);
+    assert_eq!(m.set(|p| p.nr_micro = 3).refused, None);
+    for left in [3, 2, 1] {
+        m.online &= m.online - 1;
+        m.pending |= !m.online & 0b1111;
+        m.settle();
+        let (online, micro) = (m.shared.online.count_ones(), m.shared.micro.count_ones());
+        assert_eq!((online, micro), (left, left - 1));
+    }
 }
 
 #[test]
