@@ -130,9 +130,12 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of the hypervisor's.
-    pub fn xen(op: Op, object: Object, errno: i32) -> Error {
-        Error { op, object, cause: Cause::Xen(errno) }
+    /// An error of the hypervisor's, of which `running` tells the release: a Xen of another one refuses every call for the
+    /// version of the interface, with EACCES.
+    pub fn xen(op: Op, object: Object, errno: i32, running: impl FnOnce() -> Option<String>) -> Error {
+        let other = if errno == errno::EACCES { running().filter(|xen| xen != BUILT_FOR) } else { None };
+        let cause = other.map_or(Cause::Xen(errno), |running| Cause::OtherAbi { running });
+        Error { op, object, cause }
     }
 
     /// A parameter that is refused here.
@@ -189,11 +192,11 @@ mod tests {
     fn names_operation_object_and_cause() {
         let cases = [
             (
-                Error::xen(Op::PushRanges, web(), errno::E2BIG),
+                Error::xen(Op::PushRanges, web(), errno::E2BIG, || None),
                 "push ranges to domain 'web' (id 3): Xen refused with E2BIG: more ranges than a domain may have",
             ),
             (
-                Error::xen(Op::SetPool, Object::Pool(0, "Pool-0".into()), 28),
+                Error::xen(Op::SetPool, Object::Pool(0, "Pool-0".into()), 28, || None),
                 "set parameters of cpupool 'Pool-0' (id 0): Xen refused with ENOSPC: no space left on device",
             ),
             (
@@ -222,11 +225,11 @@ mod tests {
                  with sched=microslice, or make a cpupool with `xl cpupool-create` and sched=\"microslice\" and move it there",
             ),
             (
-                Error::xen(Op::ReadIdle, Object::Host, errno::EPERM),
+                Error::xen(Op::ReadIdle, Object::Host, errno::EPERM, || None),
                 "read idle times of pCPUs: Xen refused with EPERM: this domain may not control others: run in dom0",
             ),
             (
-                Error::xen(Op::Trace, Object::Pool(1, "second".into()), 61),
+                Error::xen(Op::Trace, Object::Pool(1, "second".into()), 61, || None),
                 "trace cpupool 'second' (id 1): Xen refused with ENODATA: somebody else has stopped it, or started one of his own",
             ),
         ];
@@ -235,13 +238,23 @@ mod tests {
         }
     }
 
+    /// A Xen of another release answers EACCES to every domctl and sysctl (do_domctl() and do_sysctl()).
     #[test]
     fn another_abi_is_its_own_error() {
-        let cause = Cause::OtherAbi { running: "4.17".into() };
-        let text = Error { op: Op::ListPools, object: Object::Host, cause }.to_string();
-        assert!(
-            text.contains("EACCES") && text.contains("Xen 4.17 is running") && text.contains(BUILT_FOR),
-            "{text}"
+        let text = |errno, running: Option<&str>| {
+            Error::xen(Op::ListPools, Object::Host, errno, || running.map(Into::into)).to_string()
+        };
+        assert_eq!(
+            text(errno::EACCES, Some("4.17")),
+            format!(
+                "list cpupools: Xen refused with EACCES: this microslice was built for the control interface of Xen \
+                 {BUILT_FOR}, and Xen 4.17 is running; install the microslice built from that Xen's tree"
+            )
         );
+        for (errno, running) in
+            [(errno::EACCES, Some(BUILT_FOR)), (errno::EACCES, None), (errno::EPERM, Some("4.17"))]
+        {
+            assert!(!text(errno, running).contains("was built for"), "{errno} {running:?}");
+        }
     }
 }

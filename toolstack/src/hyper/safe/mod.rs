@@ -16,7 +16,7 @@ pub use trace::Trace;
 use crate::hyper::raw;
 use call::{Call, DomctlUnion, Errno, Silence, SysctlUnion};
 use ctrl::{Ctrl, RawPool, bits};
-use error::{BUILT_FOR, Cause, Error, Object, Op};
+use error::{Cause, Error, Object, Op};
 use names::Names;
 use types::{Action, Domain, MICROSLICE, Policy, Pool, Schedule, Share, Sizing, Stats};
 
@@ -42,13 +42,9 @@ impl Xen {
         Ok(Xen { call, ctrl, names: Names::default(), _logger: logger })
     }
 
-    /// Names the object of an errno. EACCES from a Xen of another release is its interface version.
+    /// Names the object of an errno.
     fn fail(&self, op: Op, object: Object, errno: Errno) -> Error {
-        let running = if errno == errno::EACCES { self.ctrl.version().ok() } else { None };
-        match running {
-            Some(running) if running != BUILT_FOR => Error { op, object, cause: Cause::OtherAbi { running } },
-            _ => Error::xen(op, object, errno),
-        }
+        Error::xen(op, object, errno, || self.ctrl.version().ok())
     }
 
     /// All cpupools; of those under microslice with parameters and counters.
