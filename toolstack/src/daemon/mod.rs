@@ -6,6 +6,7 @@
 //! start compares them with what they should be. It sets weight, cap, row and cpupools when it first sees a domain, when
 //! the domain is renamed, and when the policy file is read again; what an administrator changes in between stays.
 
+mod log;
 mod metrics;
 mod publish;
 mod state;
@@ -18,11 +19,13 @@ use crate::hyper::safe::types::Domain;
 use crate::kernels::Kernels;
 use crate::policy::Policy;
 use crate::policy::plan::{self, Change, Ranges};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use metrics::{Shared, count};
 use publish::Publisher;
+use sd_notify::NotifyState;
 use state::{Active, Known, State};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,12 +38,12 @@ use watch::{Event, Watches};
 pub const POLICY: &str = "/etc/microslice/policy.yaml";
 /// One daemon at a time; the kernel drops the lock with the process.
 const LOCK: &str = "/run/microslice/daemon.lock";
-/// Looks for libxl's record before it is taken that there will be none: half a minute.
-const RECORD_TRIES: u32 = 35;
+/// To the next xenstored, after one that went.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(args: &cli::Daemon) -> Result<String> {
-    log();
+    log::start();
     let file = args.policy.clone().or_else(|| Some(PathBuf::from(POLICY)).filter(|file| file.exists()));
     let policy = file.as_deref().map_or_else(|| Ok(Policy::builtin()), Policy::load)?;
     let xen = Xen::open()?;
@@ -54,28 +57,12 @@ pub fn run(args: &cli::Daemon) -> Result<String> {
         Some(file) => info!("policy {}", file.display()),
         None => info!("no {POLICY}: every domain gets its ranges, nothing else is touched"),
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let daemon = Daemon {
-        xen,
-        policy,
-        file,
-        kernels: Kernels::default(),
-        domains: BTreeMap::new(),
-        publisher: None,
-        shared,
-    };
-    runtime.context("start")?.block_on(daemon.run(sender, events))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let domains = BTreeMap::new();
+    let kernels = Kernels::default();
+    let daemon = Daemon { xen, policy, file, kernels, domains, publisher: None, shared };
+    runtime.block_on(daemon.run(sender, events))?;
     Ok(String::new())
-}
-
-/// Lines on stderr. The journal has times of its own.
-fn log() {
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().init();
-    } else {
-        lines.init();
-    }
 }
 
 /// Holds `path` until the file is closed; `other` is who may hold it already.
@@ -87,6 +74,15 @@ pub fn lock(path: &Path, other: &str) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!("{}: another {other} is running", what()),
         Err(TryLockError::Error(e)) => Err(e).with_context(what),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop(Signal, Signal);
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! { _ = self.0.recv() => {} _ = self.1.recv() => {} }
     }
 }
 
@@ -108,28 +104,35 @@ impl Daemon {
     ) -> Result<()> {
         let handler = |kind| signal(kind).context("handle signals");
         let mut hangup = handler(SignalKind::hangup())?;
-        let (mut term, mut int) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
-        let mut watches = self.connect(&sender, &mut term, &mut int).await?;
+        let mut stop = Stop(handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+        // From here on a signal is not lost. Without a service manager this does nothing.
+        sd_notify::notify(&[NotifyState::Ready]).context("tell the service manager")?;
+        let mut watches = self.connect(&sender, &mut stop, Duration::ZERO).await?;
         while let Some(w) = &mut watches {
             let next = self.domains.values().filter_map(|known| known.next).min();
-            let wait = next.map_or(Duration::MAX, |next| next.saturating_duration_since(Instant::now()));
+            // A day for ever: the timer does not take more.
+            let wait = next
+                .map_or(Duration::from_secs(86_400), |next| next.saturating_duration_since(Instant::now()));
             tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
+                () = stop.asked() => break,
                 _ = hangup.recv() => self.reload(),
-                // A day for ever: the timer does not take more.
-                () = tokio::time::sleep(wait.min(Duration::from_secs(86_400))) => self.due(),
+                () = tokio::time::sleep(wait) => {}
                 event = events.recv() => match event {
+                    Some(Event::Domains) => self.sync(w).await?,
+                    Some(Event::Name(id)) => self.renamed(id),
+                    Some(Event::Pools) => self.pools(),
+                    Some(Event::Recheck) => self.recheck(),
                     Some(Event::Lost) | None => {
                         warn!("xenstored is gone: the ranges stay in force, waiting for it");
                         drop(watches.take());
+                        self.publisher = None;
                         // Events of the old connection.
                         while events.try_recv().is_ok() {}
-                        watches = self.connect(&sender, &mut term, &mut int).await?;
+                        watches = self.connect(&sender, &mut stop, RECONNECT.0).await?;
                     }
-                    Some(event) => self.event(w, event).await,
                 },
             }
+            self.due();
         }
         info!("stopped: the ranges stay in force");
         if let Some(publisher) = &self.publisher {
@@ -138,20 +141,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// Connects to xenstore, as often as it takes, and makes everything as it should be; none if told to stop.
+    /// Connects to xenstore, as often as it takes, and starts to know the host anew; none if told to stop.
     async fn connect(
         &mut self,
         events: &UnboundedSender<Event>,
-        term: &mut Signal,
-        int: &mut Signal,
+        stop: &mut Stop,
+        mut wait: Duration,
     ) -> Result<Option<Watches>> {
-        let mut wait = Duration::from_millis(50);
+        let mut said = false;
         loop {
-            let opened = async {
-                let watches = Watches::open(events.clone()).await?;
-                Ok::<_, std::io::Error>((watches, Publisher::open()?))
-            };
-            match opened.await {
+            tokio::select! {
+                () = stop.asked() => return Ok(None),
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).clamp(RECONNECT.0, RECONNECT.1);
+            // The watches first: what comes after the publisher has started is seen.
+            let watches = Watches::open(events.clone()).await;
+            match watches.and_then(|watches| Ok((watches, Publisher::open()?))) {
                 Ok((watches, publisher)) => {
                     // Its connection for names may be to the xenstored that went.
                     self.xen = Xen::open()?;
@@ -160,45 +166,25 @@ impl Daemon {
                     self.pools();
                     return Ok(Some(watches));
                 }
-                Err(e) if wait.as_millis() == 50 => warn!("connect to xenstore: {e}; trying again"),
+                Err(e) if !said => warn!("connect to xenstore: {e}; trying again"),
                 Err(_) => {}
             }
-            tokio::select! {
-                _ = term.recv() => return Ok(None),
-                _ = int.recv() => return Ok(None),
-                () = tokio::time::sleep(wait) => {}
-            }
-            wait = (wait * 2).min(Duration::from_secs(5));
+            said = true;
         }
     }
 
-    async fn event(&mut self, watches: &mut Watches, event: Event) {
-        let now = Instant::now();
-        match event {
-            Event::Domains => {
-                if let Err(e) = self.sync(watches).await {
-                    error!("{e:#}");
-                }
+    fn renamed(&mut self, id: u32) {
+        let name = self.xen.domain(id).ok().flatten().and_then(|domain| domain.name);
+        if let Some(known) = self.domains.get_mut(&id).filter(|known| known.name != name) {
+            if let (Some(old), Some(new)) = (&known.name, &name) {
+                info!("domain '{old}' (id {id}) is now '{new}'");
             }
-            Event::Name(id) => {
-                let name = self.xen.domain(id).ok().flatten().and_then(|domain| domain.name);
-                if let Some(known) = self.domains.get_mut(&id).filter(|known| known.name != name) {
-                    if let (Some(old), Some(new)) = (&known.name, &name) {
-                        info!("domain '{old}' (id {id}) is now '{new}'");
-                    }
-                    known.again(now);
-                }
-            }
-            Event::Pools => self.pools(),
-            Event::Recheck => self.recheck(now),
-            Event::Lost => {}
+            known.again(Instant::now());
         }
-        self.due();
     }
 
-    /// Domains that came and went.
+    /// Domains that came and went. Without a list of them there is nothing to do: an error ends the daemon.
     async fn sync(&mut self, watches: &mut Watches) -> Result<()> {
-        let now = Instant::now();
         let there = self.xen.domain_ids()?;
         let gone: Vec<u32> = self.domains.keys().filter(|id| !there.contains(id)).copied().collect();
         for id in gone {
@@ -206,9 +192,9 @@ impl Daemon {
             self.forget(id);
         }
         for id in there {
-            if let std::collections::btree_map::Entry::Vacant(entry) = self.domains.entry(id) {
-                entry.insert(Known::new(now));
-                watches.name(id).await.with_context(|| format!("watch the name of domain id {id}"))?;
+            if let Entry::Vacant(entry) = self.domains.entry(id) {
+                entry.insert(Known::new(Instant::now()));
+                watches.name(id).await;
             }
         }
         self.tally();
@@ -236,37 +222,33 @@ impl Daemon {
         }
     }
 
+    /// The domain, unless it is gone or about to go, of which @releaseDomain tells.
+    fn alive(&self, id: u32) -> Result<Option<Domain>> {
+        Ok(self.xen.domain(id)?.filter(|domain| !domain.dying))
+    }
+
     fn look(&mut self, id: u32) {
-        let domain = match self.xen.domain(id) {
-            Ok(Some(domain)) if !domain.dying => domain,
-            // @releaseDomain tells that it is gone.
-            Ok(_) => return self.sleep(id),
-            Err(e) => return error!("{e}"),
+        let known = |this: &Daemon| this.domains.get(&id).and_then(|known| known.name.clone());
+        let (name, looked) = match self.alive(id) {
+            Ok(Some(domain)) => (domain.name.clone(), self.examine(&domain)),
+            Ok(None) => return self.sleep(id),
+            Err(e) => (known(self), Err(e)),
         };
-        let state = match self.examine(&domain) {
+        let state = match looked {
             Ok(state) => state,
-            // Destroyed meanwhile.
-            Err(_) if !matches!(self.xen.domain(id), Ok(Some(Domain { dying: false, .. }))) => {
-                return self.sleep(id);
-            }
+            // What fails of one that goes meanwhile is no failure.
+            Err(_) if matches!(self.alive(id), Ok(None)) => return self.sleep(id),
             Err(e) => State::Failed(format!("{e:#}")),
         };
-        let now = Instant::now();
         let Some(known) = self.domains.get_mut(&id) else { return };
-        known.name.clone_from(&domain.name);
-        if !known.found(state.clone(), now) {
+        if !known.found(name.clone(), state.clone(), Instant::now()) {
             return;
         }
-        let who = named(id, domain.name.as_deref());
+        let who = named(id, name.as_deref());
         match &state {
             State::Active(a) => {
-                info!(
-                    "{who}: {} ranges of {}, slide {:#x}, generation {}",
-                    a.ranges,
-                    a.kernel.display(),
-                    a.slide,
-                    a.generation
-                );
+                let (ranges, file, slide, generation) = (a.ranges, a.kernel.display(), a.slide, a.generation);
+                info!("{who}: {ranges} ranges of {file}, slide {slide:#x}, generation {generation}");
             }
             State::Failed(why) => {
                 warn!("{who}: {why}");
@@ -275,7 +257,7 @@ impl Daemon {
             State::Waiting(why) => info!("{who}: {why}"),
             State::None(why) => info!("{who}: no ranges: {why}"),
         }
-        self.publish(|publisher| publisher.domain(id, domain.name.as_deref(), &state));
+        self.publish(|publisher| publisher.domain(id, name.as_deref(), &state));
         self.tally();
     }
 
@@ -298,36 +280,31 @@ impl Daemon {
                 _ => Err(e.into()),
             };
         }
-        let known = self.domains.get(&domain.id);
-        if !known.is_some_and(|known| known.set) {
+        if let Some(known) = self.domains.get_mut(&domain.id).filter(|known| !known.set) {
             let changes = plan::settings(rule, domain, self.xen.share(domain)?, self.xen.policy(domain)?);
             plan::apply(&self.xen, &changes)?;
             said(&changes);
-            if let Some(known) = self.domains.get_mut(&domain.id) {
-                known.set = true;
-            }
+            known.set = true;
         }
-        let tries = self.domains.get(&domain.id).map_or(0, Known::tries);
         let ranges = plan::ranges(&self.xen, &mut self.kernels, rule, domain)?;
         let why = ranges.why();
         Ok(match ranges {
-            Ranges::Untouched => State::None("its rule asks for none".into()),
-            Ranges::NoRecord | Ranges::NotBooted if tries < RECORD_TRIES || ranges == Ranges::NotBooted => {
-                State::Waiting(why.unwrap_or_default())
-            }
-            Ranges::NoRecord | Ranges::NotBooted | Ranges::UnknownKernel => {
-                State::None(why.unwrap_or_default().into())
-            }
-            Ranges::Known(Change::Ranges { old, new, file, slide, .. }) => {
-                let generation = if old == new {
+            Ranges::NoRecord | Ranges::NotBooted => State::Waiting(why),
+            Ranges::Untouched | Ranges::UnknownKernel => State::None(why.into()),
+            Ranges::Known(table) => {
+                let generation = if table.old == table.new {
                     self.xen.stats(domain)?.generation
                 } else {
                     count(&self.shared, |tally| tally.pushes += 1);
-                    self.xen.push_ranges(domain, &new)?
+                    self.xen.push_ranges(domain, &table.new)?
                 };
-                State::Active(Active { ranges: new.len(), kernel: file, slide, generation })
+                State::Active(Active {
+                    ranges: table.new.len(),
+                    kernel: table.file,
+                    slide: table.slide,
+                    generation,
+                })
             }
-            Ranges::Known(_) => State::None(String::new()),
         })
     }
 
@@ -345,7 +322,7 @@ impl Daemon {
                 warn!("cpupool '{name}' of the policy file is not there");
                 continue;
             };
-            let change = plan::pool(rule, pool).map_err(anyhow::Error::from).and_then(|change| {
+            let change = plan::pool(rule, pool).map_err(Error::from).and_then(|change| {
                 let changes: Vec<Change> = change.into_iter().collect();
                 plan::apply(&self.xen, &changes)?;
                 said(&changes);
@@ -358,12 +335,12 @@ impl Daemon {
     }
 
     /// A domain that moved to another cpupool has lost its table, and no watch tells: its generation starts anew.
-    fn recheck(&mut self, now: Instant) {
+    fn recheck(&mut self) {
         for (&id, known) in &mut self.domains {
             let State::Active(Active { generation, .. }) = known.state else { continue };
             let Ok(Some(domain)) = self.xen.domain(id) else { continue };
             if self.xen.stats(&domain).is_ok_and(|stats| stats.generation < generation) {
-                known.again(now);
+                known.again(Instant::now());
             }
         }
     }
@@ -386,7 +363,6 @@ impl Daemon {
         let now = Instant::now();
         self.domains.values_mut().for_each(|known| known.again(now));
         self.pools();
-        self.due();
     }
 
     fn tally(&self) {

@@ -27,8 +27,9 @@ impl Publisher {
         }
     }
 
-    /// What is to be read of a domain. `state` comes last: who watches it finds the rest written.
+    /// What is to be read of a domain, in the place of what was. `state` comes last: who watches it finds the rest written.
     pub fn domain(&self, domid: u32, name: Option<&str>, state: &State) -> Result<()> {
+        self.forget(domid)?;
         let put = |key: &str, value: &str| self.0.write(&format!("{ROOT}/domain/{domid}/{key}"), value);
         put("name", name.unwrap_or_default())?;
         put("why", state.why())?;

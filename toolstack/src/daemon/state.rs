@@ -51,16 +51,18 @@ impl State {
         }
     }
 
-    /// How long to wait after the `tries`th look, from 0; none: until an event.
-    fn delay(&self, tries: u32) -> Option<Duration> {
-        let (first, most) = match self {
-            State::Waiting(_) => (Duration::from_millis(20), Duration::from_secs(1)),
-            State::Failed(_) => (Duration::from_secs(1), Duration::from_secs(60)),
-            State::Active(_) | State::None(_) => return None,
-        };
-        Some(first.saturating_mul(1 << tries.min(16)).min(most))
+    /// Shortest and longest time to the next look; none: until an event.
+    fn pace(&self) -> Option<(Duration, Duration)> {
+        match self {
+            State::Waiting(_) => Some((Duration::from_millis(20), Duration::from_secs(5))),
+            State::Failed(_) => Some((Duration::from_secs(1), Duration::from_secs(60))),
+            State::Active(_) | State::None(_) => None,
+        }
     }
 }
+
+/// The next look comes after this part of the time that it has stood so: what takes 16 s is seen within 1 s.
+const PART: u32 = 16;
 
 /// A domain.
 #[derive(Clone, Debug)]
@@ -71,7 +73,8 @@ pub struct Known {
     pub set: bool,
     /// How it stands.
     pub state: State,
-    tries: u32,
+    /// Since when it stands so.
+    since: Instant,
     /// When to look again.
     pub next: Option<Instant>,
 }
@@ -79,32 +82,24 @@ pub struct Known {
 impl Known {
     /// A new one, to be looked at now.
     pub fn new(now: Instant) -> Known {
-        Known {
-            name: None,
-            set: false,
-            state: State::Waiting("it has no name yet"),
-            tries: 0,
-            next: Some(now),
-        }
+        let state = State::Waiting("it has no name yet");
+        Known { name: None, set: false, state, since: now, next: Some(now) }
     }
 
     /// Its rule may be another one: all of it is to be looked at again.
     pub fn again(&mut self, now: Instant) {
-        (self.set, self.tries, self.next) = (false, 0, Some(now));
-    }
-
-    /// Looks without an answer so far.
-    pub fn tries(&self) -> u32 {
-        self.tries
+        (self.set, self.since, self.next) = (false, now, Some(now));
     }
 
     /// Takes what a look found; whether it is news.
-    pub fn found(&mut self, state: State, now: Instant) -> bool {
-        let news = self.state != state;
-        let same_kind = self.state.word() == state.word();
-        self.tries = if same_kind { self.tries.saturating_add(1) } else { 0 };
-        self.next = state.delay(self.tries).map(|delay| now + delay);
-        self.state = state;
+    pub fn found(&mut self, name: Option<String>, state: State, now: Instant) -> bool {
+        let news = self.state != state || self.name != name;
+        if self.state.word() != state.word() {
+            self.since = now;
+        }
+        let part = now.saturating_duration_since(self.since) / PART;
+        self.next = state.pace().map(|(least, most)| now + part.clamp(least, most));
+        (self.name, self.state) = (name, state);
         news
     }
 }
@@ -113,28 +108,52 @@ impl Known {
 mod tests {
     use super::*;
 
+    const NAME: &str = "web";
+
+    /// Looks that find the same for an hour: their number, and the longest time between two of those before `early`.
+    fn looks(known: &mut Known, state: &State, start: Instant, early: Duration) -> (u32, Duration) {
+        let (mut now, mut count, mut longest) = (start, 0, Duration::ZERO);
+        while now.duration_since(start) < Duration::from_secs(3_600) {
+            known.found(Some(NAME.into()), state.clone(), now);
+            let next = known.next.unwrap();
+            if next.duration_since(start) < early {
+                longest = longest.max(next.duration_since(now));
+            }
+            (now, count) = (next, count + 1);
+        }
+        (count, longest)
+    }
+
     #[test]
-    fn looks_become_seldom_and_end_with_the_answer() {
+    fn a_boot_is_seen_within_a_second_and_one_that_never_comes_costs_little() {
         let start = Instant::now();
         let mut known = Known::new(start);
         assert_eq!(known.next, Some(start));
-        let mut delays = Vec::new();
-        for _ in 0..9 {
-            known.found(State::Waiting("its kernel has not booted yet"), start);
-            delays.push(known.next.unwrap().duration_since(start).as_millis());
-        }
-        assert_eq!(delays, [40, 80, 160, 320, 640, 1_000, 1_000, 1_000, 1_000]);
+        let waiting = State::Waiting("its kernel has not booted yet");
+        let (count, longest) = looks(&mut known, &waiting, start, Duration::from_secs(16));
+        assert!(longest <= Duration::from_secs(1), "{longest:?}");
+        assert!((700..900).contains(&count), "{count} looks in an hour");
+        let failed = State::Failed("gone".into());
+        let (count, longest) = looks(&mut known, &failed, start, Duration::from_secs(16));
+        assert!(count < 200 && longest >= Duration::from_secs(1), "{count}, {longest:?}");
+    }
+
+    #[test]
+    fn looks_end_with_the_answer_and_start_anew_with_a_rule() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(100);
+        let mut known = Known::new(start);
+        let name = || Some(NAME.to_owned());
         let active = Active { ranges: 92, kernel: "/k".into(), slide: 0, generation: 1 };
-        assert!(known.found(State::Active(active.clone()), start));
+        assert!(known.found(name(), State::Active(active.clone()), later));
         assert_eq!(known.next, None);
-        assert!(!known.found(State::Active(active), start), "no news");
-        assert!(known.found(State::Failed("gone".into()), start));
-        assert_eq!(known.next, Some(start + Duration::from_secs(1)));
-        for _ in 0..40 {
-            assert!(!known.found(State::Failed("gone".into()), start), "said once");
-        }
-        assert_eq!(known.next, Some(start + Duration::from_secs(60)));
-        known.again(start);
-        assert_eq!((known.next, known.set), (Some(start), false));
+        assert!(!known.found(name(), State::Active(active.clone()), later), "no news");
+        assert!(known.found(Some("renamed".into()), State::Active(active), later), "the name is news");
+        assert!(known.found(name(), State::Failed("gone".into()), later));
+        assert_eq!(known.next, Some(later + Duration::from_secs(1)));
+        assert!(!known.found(name(), State::Failed("gone".into()), later), "said once");
+        known.set = true;
+        known.again(later);
+        assert_eq!((known.next, known.set), (Some(later), false));
     }
 }

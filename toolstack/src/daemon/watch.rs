@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::warn;
 use xenstore_rs::AsyncWatch;
 use xenstore_rs::tokio::XsTokio;
 
@@ -74,13 +75,18 @@ impl Watches {
         Ok(watches)
     }
 
-    /// Watches a domain's name, if it is not watched yet.
-    pub async fn name(&mut self, domid: u32) -> Result<()> {
-        if !self.names.contains_key(&domid) {
-            let task = self.forward(format!("/local/domain/{domid}/name"), Event::Name(domid)).await?;
-            self.names.insert(domid, task);
+    /// Watches a domain's name, if it is not watched yet. A xenstored that does not take a watch is as good as gone.
+    pub async fn name(&mut self, domid: u32) {
+        if self.names.contains_key(&domid) {
+            return;
         }
-        Ok(())
+        match self.forward(format!("/local/domain/{domid}/name"), Event::Name(domid)).await {
+            Ok(task) => drop(self.names.insert(domid, task)),
+            Err(e) => {
+                warn!("watch the name of domain id {domid}: {e}");
+                let _ = self.events.send(Event::Lost);
+            }
+        }
     }
 
     /// Ends the watch of a domain's name.

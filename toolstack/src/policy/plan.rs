@@ -46,18 +46,22 @@ pub enum Change {
         new: Actions,
     },
     /// A domain's ranges.
-    Ranges {
-        /// Whose.
-        domain: Domain,
-        /// Those in force.
-        old: Vec<Range>,
-        /// Those to come.
-        new: Vec<Range>,
-        /// Where they are from.
-        file: PathBuf,
-        /// How far they were moved.
-        slide: i64,
-    },
+    Ranges(Table),
+}
+
+/// A domain's ranges as they are and as they are to be, which may be the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Whose.
+    pub domain: Domain,
+    /// Those in force.
+    pub old: Vec<Range>,
+    /// Those to come.
+    pub new: Vec<Range>,
+    /// Where they are from.
+    pub file: PathBuf,
+    /// How far they were moved.
+    pub slide: i64,
 }
 
 /// What a change does to one thing, for people and JSON.
@@ -89,7 +93,7 @@ impl Change {
                 ],
             ),
             Change::Row { domain, old, new } => (domain.object(), row_lines(*old, *new)),
-            Change::Ranges { domain, old, new, file, slide } => {
+            Change::Ranges(Table { domain, old, new, file, slide }) => {
                 let to = format!("{} of {}, slide {slide:#x}", new.len(), file.display());
                 let from = if old.is_empty() { "0".to_owned() } else { format!("{} others", old.len()) };
                 (domain.object(), vec![("ranges", from, to)])
@@ -109,7 +113,7 @@ impl Change {
             Change::Pool { pool, wanted } => xen.set_pool(pool, wanted).map(drop),
             Change::Share { domain, old, new } => xen.set_share(domain, if back { *old } else { *new }),
             Change::Row { domain, old, new } => xen.set_policy(domain, if back { *old } else { *new }),
-            Change::Ranges { domain, old, new, .. } => {
+            Change::Ranges(Table { domain, old, new, .. }) => {
                 xen.push_ranges(domain, if back { old } else { new }).map(drop)
             }
         }
@@ -201,7 +205,7 @@ pub fn settings(rule: &DomainRule, domain: &Domain, share: Share, row: Actions) 
 /// What a rule says about a domain's ranges.
 #[derive(Debug, PartialEq)]
 pub enum Ranges {
-    /// They are not to be touched.
+    /// None are asked for.
     Untouched,
     /// libxl has not written its record yet.
     NoRecord,
@@ -209,20 +213,21 @@ pub enum Ranges {
     UnknownKernel,
     /// Its kernel has not set MSR_LSTAR yet.
     NotBooted,
-    /// It is known: one change, of `old` to `new`, which may be the same.
-    Known(Change),
+    /// It is known.
+    Known(Table),
 }
 
 impl Ranges {
     /// Why there are none, for people.
-    pub fn why(&self) -> Option<&'static str> {
+    pub fn why(&self) -> &'static str {
         match self {
-            Ranges::Untouched | Ranges::Known(_) => None,
-            Ranges::NoRecord => Some("libxl has no record of it yet"),
+            Ranges::Known(_) => "",
+            Ranges::Untouched => "none are asked for",
+            Ranges::NoRecord => "libxl has no record of it yet",
             Ranges::UnknownKernel => {
-                Some("its kernel comes from its own disk: name a copy of it as `kernel` in the policy file")
+                "its kernel comes from its own disk: name a copy of it as `kernel` in the policy file"
             }
-            Ranges::NotBooted => Some("its kernel has not booted yet"),
+            Ranges::NotBooted => "its kernel has not booted yet",
         }
     }
 }
@@ -247,7 +252,7 @@ pub fn ranges(xen: &Xen, kernels: &mut Kernels, rule: &DomainRule, domain: &Doma
     let slide =
         slide(xen, domain, &kernel, Slide::Auto).with_context(|| format!("kernel {}", file.display()))?;
     let (old, new) = (xen.ranges(domain)?, kernel.plain(slide)?);
-    Ok(Ranges::Known(Change::Ranges { domain: domain.clone(), old, new, file, slide }))
+    Ok(Ranges::Known(Table { domain: domain.clone(), old, new, file, slide }))
 }
 
 /// A domain whose ranges cannot be given yet, and why.
@@ -274,12 +279,12 @@ pub fn all(xen: &Xen, policy: &Policy) -> Result<(Vec<Change>, Vec<Later>)> {
             continue;
         };
         changes.extend(settings(rule, &domain, xen.share(&domain)?, xen.policy(&domain)?));
-        let ranges = ranges(xen, &mut kernels, rule, &domain)?;
-        later.extend(ranges.why().map(|why| (domain, why)));
-        if let Ranges::Known(change @ Change::Ranges { .. }) = ranges
-            && change.changes()
-        {
-            changes.push(change);
+        match ranges(xen, &mut kernels, rule, &domain)? {
+            Ranges::Untouched => {}
+            Ranges::Known(table) => {
+                changes.extend(Some(Change::Ranges(table)).filter(Change::changes));
+            }
+            unknown => later.push((domain, unknown.why())),
         }
     }
     Ok((changes, later))
@@ -289,7 +294,7 @@ impl Change {
     /// Whether it changes anything.
     pub fn changes(&self) -> bool {
         match self {
-            Change::Ranges { old, new, .. } => old != new,
+            Change::Ranges(table) => table.old != table.new,
             _ => !self.lines().is_empty(),
         }
     }
@@ -357,8 +362,9 @@ mod tests {
     #[test]
     fn ranges_change_when_an_address_does() {
         let at = |start| vec![Range { start, end: start + 8, class: 1 }];
-        let change =
-            |old, new| Change::Ranges { domain: domain(), old, new, file: "/k".into(), slide: 0x20_0000 };
+        let change = |old, new| {
+            Change::Ranges(Table { domain: domain(), old, new, file: "/k".into(), slide: 0x20_0000 })
+        };
         assert!(!change(at(16), at(16)).changes());
         assert!(change(at(16), at(32)).changes());
         assert_eq!(
