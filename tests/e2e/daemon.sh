@@ -14,8 +14,13 @@ equal() { got=$(value "$1" "$2"); echo "$2 is '$got'"; [ "$got" = "$3" ]; }
 metric() { wget -q -O - http://127.0.0.1:9713/metrics | grep "^$1"; }
 logged() { grep -q "$1" /tmp/daemon.log; }
 start_daemon() { microslice daemon >>/tmp/daemon.log 2>&1 & daemon=$!; }
+# A second kernel.
+sed -i 's#/boot/vmlinux"#/boot/vmlinux-newer"#' /job/target.cfg
 # It works until it is destroyed.
 sed -i 's/ms.jobs=[^ ]*/ms.jobs=shootdown:secs=3600:warm_ms=150/' /job/target.cfg
+# What the daemon has done and has open: turns on a pCPU of all its threads, and descriptors.
+turns() { cat /proc/$daemon/task/*/status | awk '/ctxt_switches/ { sum += $2 } END { print sum }'; }
+descriptors() { ls /proc/$daemon/fd | wc -l; }
 # ranges NAME GUEST SECONDS: it gets them; else the daemon's log tells.
 ranges() { soon "$1" "$3" above "$2" ranges 0 || collect "daemon-at-$1" cat /tmp/daemon.log; }
 # boot NAME: create it with xl, alone; until it has booted.
@@ -72,6 +77,9 @@ must metrics-accelerations metric 'microslice_domain_accelerations_total{domain=
 must metrics-active metric 'microslice_daemon_domains{state="active"} 2'
 # The rest is about state, and dom0 alone is quick.
 xl pause target
+turns=$(turns)
+usleep 3000000
+is idle-daemon-sleeps "$turns" "$(turns)"
 
 phase policy
 must apply-dry microslice policy apply --dry-run $FILE
@@ -131,14 +139,30 @@ start_daemon
 await target booted 240 || { dump_guest target; fail "target not booted"; }
 ranges new-target-has-ranges target 60
 before=$(xl domid target)
+descriptors=$(descriptors)
 phase reboot
 rm -f "$(log_of target)"
 must reboot xl reboot target
 await target booted 240 || { dump_guest target; collect daemon cat /tmp/daemon.log; fail "target not booted again"; }
 ranges rebooted-target-has-ranges target 1
 must another-domain test "$before" != "$(xl domid target)"
+is no-descriptor-leaks "$descriptors" "$(descriptors)"
 must doctor microslice doctor
-must destroy-last xl destroy target
+
+# Its data die with it, names of guests too; the hypervisor's do not.
+phase xenstored
+id=$(xl domid target)
+generation=$(value target generation)
+kill -9 "$(pidof xenstored)"
+soon xenstored-missed 5 logged "xenstored is gone"
+collect daemon-before cat /tmp/daemon.log
+: >/tmp/daemon.log
+xenstored || bad xenstored-again "status $?"
+xen-init-dom0 >/dev/null || bad xen-init-dom0-again "status $?"
+soon connected-again 5 logged "'Domain-0'"
+is ranges-outlive-xenstored "$generation" "$(value "$id" generation)"
+kill -HUP $daemon
+soon reloads-after-xenstored 5 logged "read again"
 kill -TERM $daemon
 wait $daemon
 is daemon-ends 0 $?

@@ -10,6 +10,7 @@ use crate::measure::Record;
 use crate::run;
 use crate::scenario::{Config, Run, Timing, Workload};
 use crate::serial::Transcript;
+use crate::tiny;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use std::path::PathBuf;
@@ -27,12 +28,16 @@ pub struct E2eArgs {
     pub jobs: usize,
     /// Wall time that one run may take.
     pub limit: Duration,
+    /// Seed of the machine, and of what chance picks in a run.
+    pub seed: u64,
     /// Only the run of this name, in small letters.
     pub only: Option<String>,
 }
 
 /// pCPUs of the machine that has more than a cpupool holds.
 const WIDE: u32 = 68;
+/// Steps of the run that is named so.
+const CYCLES: u32 = 200;
 
 /// One of the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,7 @@ enum Case {
     Control,
     Daemon,
     Wide,
+    Cycles,
     Accelerated,
     Again,
     NoRanges,
@@ -58,11 +64,11 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     let package = std::fs::read(package).with_context(|| format!("read {}", package.display()))?;
     eprintln!("e2e: images");
     let images = images::prepare(&args.inputs, false)?;
-    // The daemon's run has not been through to its end once, so it is run when it is asked for by name; the wide one for
-    // its time.
+    // The daemon's run and the cycles have not been through to their end once, so they are run when asked for by name; the
+    // wide one for its time.
     let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control];
     if let Some(only) = &args.only {
-        cases.extend([Case::Daemon, Case::Wide]);
+        cases.extend([Case::Daemon, Case::Cycles, Case::Wide]);
         cases.retain(|case| case.name() == *only);
         ensure!(!cases.is_empty(), "e2e: there is no run {only:?}");
     }
@@ -101,11 +107,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// A short run with one micro core beside a co-runner.
-fn short_run() -> Run {
+fn short_run(seed: u64) -> Run {
     let timing = Timing { warm_slices: 2, ..Timing::scaled(Timing::DEFAULT_SCALE).lasting(12) };
     Run {
         config: Config::microslice(1),
-        seed: 1,
+        seed,
         timing,
         workload: Workload::Shootdown,
         guest_pcpus: 4,
@@ -118,13 +124,29 @@ fn folder(args: &E2eArgs, case: Case) -> PathBuf {
 }
 
 fn one(args: &E2eArgs, images: &Images, package: &[u8], case: Case) -> Result<()> {
-    let mut run = short_run();
+    let mut run = short_run(args.seed);
     match case {
-        Case::Control | Case::Wide => return scripted(args, images, case, Archive::default()),
+        Case::Control => {
+            let script = include_str!("../../../tests/e2e/control.sh");
+            return scripted(args, images, case, script, Archive::default());
+        }
+        Case::Wide => {
+            let script = include_str!("../../../tests/e2e/wide.sh");
+            return scripted(args, images, case, script, Archive::default());
+        }
+        Case::Cycles => {
+            let mut extra = Archive::default();
+            extra.file("job/tiny", tiny::kernel(), 0o755);
+            extra.file("job/cycles", format!("SEED={} CYCLES={CYCLES}\n", args.seed), 0o644);
+            return scripted(args, images, case, include_str!("../../../tests/e2e/cycles.sh"), extra);
+        }
         Case::Daemon => {
             let mut extra = Archive::default();
-            extra.file("job/microslice.deb", package, 0o644);
-            return scripted(args, images, case, extra);
+            let newer = args.inputs.newer_kernel.as_ref().context("e2e: a newer kernel is needed")?;
+            let newer = images::vmlinux(&args.inputs.cache, newer)?;
+            let newer = std::fs::read(&newer).with_context(|| format!("read {}", newer.display()))?;
+            extra.file("job/microslice.deb", package, 0o644).file("boot/vmlinux-newer", newer, 0o644);
+            return scripted(args, images, case, include_str!("../../../tests/e2e/daemon.sh"), extra);
         }
         Case::NoRanges => {
             run.config.name = "no-ranges".to_owned();
@@ -227,7 +249,7 @@ fn replayed(args: &E2eArgs, transcript: &Transcript) -> Result<()> {
 /// Same seed, same bytes.
 fn same_bytes(args: &E2eArgs) -> Result<()> {
     let read = |case: Case| {
-        let path = folder(args, case).join(short_run().name()).join("serial.log");
+        let path = folder(args, case).join(short_run(args.seed).name()).join("serial.log");
         std::fs::read(&path).with_context(|| format!("read {}", path.display()))
     };
     let (one, two) = (read(Case::Accelerated)?, read(Case::Again)?);
@@ -242,14 +264,14 @@ fn same_bytes(args: &E2eArgs) -> Result<()> {
     )
 }
 
-/// Runs tests/e2e/CASE.sh in dom0, with the files of `extra` beside its job, and judges its checks.
-fn scripted(args: &E2eArgs, images: &Images, case: Case, extra: Archive) -> Result<()> {
-    let run = short_run();
+/// Runs a shell script in dom0, with the files of `extra` beside its job, and judges its checks.
+fn scripted(args: &E2eArgs, images: &Images, case: Case, text: &str, mut extra: Archive) -> Result<()> {
+    let run = short_run(args.seed);
     let folder = folder(args, case);
     let script = case.name();
     let pcpus = if case == Case::Wide { WIDE } else { run.guest_pcpus + 1 };
     let mut job = run.job_for(&script, "poweroff");
-    job.extend(extra.bytes());
+    job.extend(extra.file(&format!("agent/{script}.sh"), text, 0o755).bytes());
     let finished = run::machine(
         &args.inputs,
         images,

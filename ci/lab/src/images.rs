@@ -23,15 +23,12 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// Programs of [`PROGRAMS`] that must be there; the rest is taken when it was built.
 const REQUIRED: usize = 4;
 const BUSYBOX: &str = "/bin/busybox";
-const AGENT: [(&str, &str); 8] = [
+const AGENT: [(&str, &str); 5] = [
     ("init", include_str!("../agent/init")),
     ("agent/lib.sh", include_str!("../agent/lib.sh")),
     ("agent/measure.sh", include_str!("../agent/measure.sh")),
     ("agent/shares.sh", include_str!("../agent/shares.sh")),
     ("agent/check.sh", include_str!("../../../tests/e2e/check.sh")),
-    ("agent/control.sh", include_str!("../../../tests/e2e/control.sh")),
-    ("agent/daemon.sh", include_str!("../../../tests/e2e/daemon.sh")),
-    ("agent/wide.sh", include_str!("../../../tests/e2e/wide.sh")),
 ];
 
 /// Files an emulated machine boots from.
@@ -50,8 +47,7 @@ pub fn prepare(inputs: &LabInputs, stress: bool) -> Result<Images> {
     inputs.check()?;
     let package = inputs.kernel()?;
     let image = std::fs::read(&package.image).with_context(|| format!("read {}", package.image.display()))?;
-    let kernel_key = hash(&[b"loadable 2", &image]);
-    let vmlinux = cached(&inputs.cache, &kernel_key, "vmlinux", || kernel::vmlinux(&package.image))?;
+    let vmlinux = vmlinux(&inputs.cache, &package.image)?;
     let guest = guest_image(inputs, stress)?;
     let mut files = dom0_files(inputs, &package)?;
     files.insert("boot/vmlinuz".into(), image);
@@ -65,6 +61,12 @@ pub fn prepare(inputs: &LabInputs, stress: bool) -> Result<Images> {
     let key = hash(&parts);
     let dom0 = cached(&inputs.cache, &key, "dom0.cpio", || dom0_image(&files))?;
     Ok(Images { vmlinux, dom0, key })
+}
+
+/// The ELF inside the bzImage `image`.
+pub fn vmlinux(cache: &Path, image: &Path) -> Result<PathBuf> {
+    let key = hash(&[b"loadable 2", &read(image)?]);
+    cached(cache, &key, "vmlinux", || kernel::vmlinux(image))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -21,6 +21,8 @@ pub struct LabInputs {
     pub microslice: Option<PathBuf>,
     /// The toolstack's Debian package; its own test needs it.
     pub package: Option<PathBuf>,
+    /// The bzImage of another release for a guest; the toolstack's own test needs it.
+    pub newer_kernel: Option<PathBuf>,
     /// Where images are kept, e.g. `$XDG_CACHE_HOME/microslice`.
     pub cache: PathBuf,
     /// QEMU 10 or newer.
@@ -36,6 +38,7 @@ impl LabInputs {
             .into_iter()
             .chain(self.microslice.iter().map(|path| (path, "microslice command")))
             .chain(self.package.iter().map(|path| (path, "toolstack's package")))
+            .chain(self.newer_kernel.iter().map(|path| (path, "newer kernel")))
         {
             ensure!(path.is_file(), "lab inputs: {what}: {} is not a file", path.display());
         }

@@ -4,11 +4,12 @@
 //! Only what the program headers name is kept: without sections and without the zeroes
 //! at the end of segments; every byte would be copied several times in emulation.
 //!
-//! Debian packs its kernels with xz; another packing is refused by name.
+//! Debian packs its kernels with xz, later ones with zstd, whose programs unpack them; another packing is refused.
 
 use anyhow::{Context, Result, bail, ensure};
-use std::io::Read;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Debian's kernel folder, as unpacked from its package: boot/vmlinuz-VERSION and lib/modules/VERSION.
 #[derive(Clone, Debug)]
@@ -99,13 +100,23 @@ fn unpack(data: &[u8]) -> Result<Vec<u8>> {
     let start = (setup_sectors + 1) * 512 + word(data, 0x248)?;
     let payload =
         data.get(start..start + word(data, 0x24c)?).context("payload lies beyond the end: truncated")?;
-    ensure!(payload.starts_with(b"\xfd7zXZ\0"), "payload is not packed with xz, as Debian's kernels are");
+    let program = if payload.starts_with(b"\xfd7zXZ\0") {
+        "xz"
+    } else if payload.starts_with(b"\x28\xb5\x2f\xfd") {
+        "zstd"
+    } else {
+        bail!("payload is packed neither with xz nor with zstd, as Debian's kernels are");
+    };
     // The last four bytes are the unpacked size, appended by the kernel's build.
     let packed = &payload[..payload.len() - 4];
-    let mut out = Vec::new();
-    lzma_rust2::XzReader::new(packed, false).read_to_end(&mut out).context("xz")?;
-    ensure!(out.starts_with(b"\x7fELF"), "payload is not ELF");
-    Ok(out)
+    let mut file = tempfile::tempfile().context("temporary file")?;
+    file.write_all(packed).and_then(|()| file.rewind()).context("temporary file")?;
+    let unpacked = Command::new(program).arg("-dc").stdin(file).output();
+    let unpacked = unpacked.with_context(|| format!("run {program} (`ci/setup` installs it)"))?;
+    let said = String::from_utf8_lossy(&unpacked.stderr);
+    ensure!(unpacked.status.success(), "{program}: {}: {}", unpacked.status, said.trim());
+    ensure!(unpacked.stdout.starts_with(b"\x7fELF"), "payload is not ELF");
+    Ok(unpacked.stdout)
 }
 
 fn word(data: &[u8], at: usize) -> Result<usize> {

@@ -21,6 +21,7 @@ pub mod run;
 pub mod scenario;
 pub mod serial;
 pub mod shares;
+pub mod tiny;
 
 pub use e2e::{E2eArgs, e2e};
 pub use eval::{EvalArgs, eval_lab};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e [RUN]`, `eval [SEEDS]`, or `script FILE` (run in dom0); inputs from the environment
-//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_CACHE, LAB_QEMU).
+//! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e [RUN]`, `eval [SEEDS]`, or `script FILE [NAME=FILE...]`
+//! (run in dom0, with other files there as NAME); inputs from the environment
+//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_NEWER_KERNEL, LAB_CACHE, LAB_QEMU).
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
@@ -27,11 +28,13 @@ fn main() -> Result<()> {
             folder,
             jobs: 1,
             limit: Duration::from_secs(1_200),
+            seed: 1,
             only: words.next(),
         });
     }
     if row == "script" {
-        return script(&inputs, &words.next().context("usage: microslice-lab script FILE")?);
+        let file = words.next().context("usage: microslice-lab script FILE [NAME=FILE...]")?;
+        return script(&inputs, &file, words);
     }
     let seed = words.next().map_or(Ok(1), |word| word.parse()).context("SEED is a number")?;
     let scale = words.next().map_or(Ok(10), |word| word.parse()).context("SCALE is a number")?;
@@ -71,7 +74,7 @@ fn main() -> Result<()> {
 }
 
 /// Runs a shell script in dom0 under the microslice scheduler, as tests/e2e/control.sh is run.
-fn script(inputs: &LabInputs, path: &str) -> Result<()> {
+fn script(inputs: &LabInputs, path: &str, others: impl Iterator<Item = String>) -> Result<()> {
     let images = images::prepare(inputs, false)?;
     let config = scenario::Config::microslice(1);
     let run = scenario::Run {
@@ -85,7 +88,13 @@ fn script(inputs: &LabInputs, path: &str) -> Result<()> {
     let text = std::fs::read(path).with_context(|| format!("read {path}"))?;
     let mut job = run.job_for("custom", "poweroff");
     // A later archive adds to the earlier ones.
-    job.extend(cpio::Archive::default().file("agent/custom.sh", text, 0o755).bytes());
+    let mut files = cpio::Archive::default();
+    files.file("agent/custom.sh", text, 0o755);
+    for word in others {
+        let (name, path) = word.split_once('=').with_context(|| format!("{word:?}: expected NAME=FILE"))?;
+        files.file(name, std::fs::read(path).with_context(|| format!("read {path}"))?, 0o755);
+    }
+    job.extend(files.bytes());
     let folder = inputs.cache.join("hand");
     let limit = Duration::from_secs(900);
     let options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_else(|_| "sched=microslice".to_owned());
@@ -104,6 +113,7 @@ fn inputs() -> Result<LabInputs> {
         guest: need("LAB_GUEST")?,
         microslice: path("LAB_MICROSLICE"),
         package: path("LAB_PACKAGE"),
+        newer_kernel: path("LAB_NEWER_KERNEL"),
         cache: need("LAB_CACHE")?,
         qemu: path("LAB_QEMU").unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into()),
     })

@@ -274,7 +274,7 @@ impl Run {
         self.job_for("measure", "idle")
     }
 
-    /// The same for an agent script, `agent/SCRIPT.sh` in dom0's image; `end` is what guests do when they are done.
+    /// The same for an agent script, `agent/SCRIPT.sh` in dom0; `end` is what guests do when they are done.
     pub fn job_for(&self, script: &str, end: &str) -> Vec<u8> {
         let config = &self.config;
         let flag = |on: bool| u8::from(on);

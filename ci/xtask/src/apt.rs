@@ -112,7 +112,7 @@ impl Apt {
         cmd.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
     }
 
-    /// The newest version of `packages` and, of what they need, those whose names pass `wanted`.
+    /// The newest version of `packages`, each NAME or NAME/RELEASE, and, of what they need, those whose names pass `wanted`.
     ///
     /// # Errors
     /// If apt knows one of them not.
@@ -128,13 +128,14 @@ impl Apt {
         ]);
         let text =
             run::output(cmd.args(packages)).with_context(|| format!("resolving {}", packages.join(", ")))?;
+        let asked: Vec<&str> = packages.iter().filter_map(|package| package.split('/').next()).collect();
         let mut names: Vec<String> = parse_uris(&text)
             .iter()
             .filter_map(|f| f.file.split_once('_').map(|(name, _)| name.to_owned()))
-            .filter(|name| packages.contains(&name.as_str()) || wanted(name))
+            .filter(|name| asked.contains(&name.as_str()) || wanted(name))
             .collect();
         names.sort();
-        if let Some(missing) = packages.iter().find(|p| !names.iter().any(|n| n == *p)) {
+        if let Some(missing) = asked.iter().find(|p| !names.iter().any(|n| n == *p)) {
             bail!("resolving {}: apt did not offer {missing}", packages.join(", "));
         }
         Ok(names)

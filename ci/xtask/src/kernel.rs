@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! Debian's own kernel for dom0 and the guests, unpacked into the cache; nothing is installed.
+//! Debian's own kernel for dom0 and the guests, and a newer one for a guest, unpacked into the cache; nothing is installed.
 
-use crate::apt::Apt;
+use crate::apt::{Apt, RELEASE};
 use crate::cache::{Cache, Key};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where its parts are.
 #[derive(Debug, Serialize)]
@@ -29,10 +29,7 @@ pub struct Kernel {
 /// If it cannot be had.
 pub fn get(cache: &Cache) -> Result<Kernel> {
     let dir = cache.entry("kernel", &Key::new("linux-image-amd64 1"), |dir| {
-        let apt = Apt::open(cache)?;
-        let all = apt.closure(&["linux-image-amd64"], is_image)?;
-        let image: Vec<String> = all.into_iter().filter(|n| is_image(n)).collect();
-        let files = apt.unpack(&image, &[], dir, &cache.log("kernel"))?;
+        let files = unpack(cache, "linux-image-amd64", &[], dir)?;
         Ok(fs::write(dir.join("packages"), files.join("\n"))?)
     })?;
     let modules_of = |d: &str| dir.join(d).join("modules");
@@ -46,6 +43,28 @@ pub fn get(cache: &Cache) -> Result<Kernel> {
     let vmlinuz = dir.join("boot").join(format!("vmlinuz-{release}"));
     fs::metadata(&vmlinuz).with_context(|| format!("looking for {}", vmlinuz.display()))?;
     Ok(Kernel { modules: first.path(), release, vmlinuz, package: package.trim().to_owned(), dir })
+}
+
+/// Gets the bzImage of the kernel of backports, some releases newer; its small build for virtual machines.
+///
+/// # Errors
+/// If it cannot be had.
+pub fn newer(cache: &Cache) -> Result<PathBuf> {
+    let package = format!("linux-image-cloud-amd64/{RELEASE}-backports");
+    let dir = cache.entry("kernel", &Key::new("newer 1").field(&package), |dir| {
+        unpack(cache, &package, &["./boot/vmlinuz-*"], dir).map(drop)
+    })?;
+    let boot = dir.join("boot");
+    let mut files = fs::read_dir(&boot).with_context(|| format!("reading {}", boot.display()))?;
+    Ok(files.next().with_context(|| format!("{} is empty", boot.display()))??.path())
+}
+
+/// Unpacks the image that `package` stands for, or only its `parts`; returns the name of the package's file.
+fn unpack(cache: &Cache, package: &str, parts: &[&str], dir: &Path) -> Result<Vec<String>> {
+    let apt = Apt::open(cache)?;
+    let image: Vec<String> =
+        apt.closure(&[package], is_image)?.into_iter().filter(|name| is_image(name)).collect();
+    apt.unpack(&image, parts, dir, &cache.log("kernel"))
 }
 
 /// `linux-image-6.1.0-1-amd64` but not the package that only stands for it.

@@ -128,7 +128,10 @@ pub struct E2e {
     /// Wall time that one run may take, in minutes
     #[arg(long, value_name = "MINUTES", default_value_t = 10)]
     limit: u64,
-    /// Only this one: accelerated, again, noranges, control, daemon
+    /// Seed of the machines, and of what chance picks
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Only this one: accelerated, again, noranges, control, daemon, cycles
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
 }
@@ -143,11 +146,15 @@ pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
         let out = root.join("target/package");
         inputs.package = Some(package::build(root, &inputs.xen_tree, &args.xen, command, &out)?);
     }
+    if args.only.as_deref() == Some("daemon") {
+        inputs.newer_kernel = Some(kernel::newer(cache)?);
+    }
     e2e(&E2eArgs {
         inputs,
         folder: root.join("target/e2e"),
         jobs: jobs(args.jobs),
         limit: Duration::from_secs(60 * args.limit),
+        seed: args.seed,
         only: args.only.clone(),
     })
 }
@@ -171,6 +178,7 @@ pub fn inputs(cache: &Cache, root: &Path, version: &str) -> Result<LabInputs> {
         guest: toolstack::build_guest(root)?,
         microslice: Some(microslice),
         package: None,
+        newer_kernel: None,
         cache: cache.dir("lab")?,
         qemu: qemu()?,
         xen_tree,
@@ -194,6 +202,7 @@ pub fn environment(inputs: &LabInputs) -> String {
         ("LAB_GUEST", Some(&inputs.guest)),
         ("LAB_MICROSLICE", inputs.microslice.as_ref()),
         ("LAB_PACKAGE", inputs.package.as_ref()),
+        ("LAB_NEWER_KERNEL", inputs.newer_kernel.as_ref()),
         ("LAB_CACHE", Some(&inputs.cache)),
         ("LAB_QEMU", Some(&inputs.qemu)),
     ];
