@@ -121,6 +121,7 @@ is ranges-outlive-the-daemon "$generation" "$(value renamed generation)"
 rm -f /tmp/daemon.log
 start_daemon
 soon reconciled 60 logged "'renamed'.* ranges of "
+soon target-reconciled 60 logged "'target'.* ranges of "
 is reconciled-without-a-push "$generation" "$(value renamed generation)"
 
 phase destroy

@@ -230,7 +230,8 @@ impl Daemon {
     fn look(&mut self, id: u32) {
         let known = |this: &Daemon| this.domains.get(&id).and_then(|known| known.name.clone());
         let (name, looked) = match self.alive(id) {
-            Ok(Some(domain)) => (domain.name.clone(), self.examine(&domain)),
+            // Its name goes before it does.
+            Ok(Some(domain)) => (domain.name.clone().or_else(|| known(self)), self.examine(&domain)),
             Ok(None) => return self.sleep(id),
             Err(e) => (known(self), Err(e)),
         };
