@@ -64,8 +64,8 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     let package = std::fs::read(package).with_context(|| format!("read {}", package.display()))?;
     eprintln!("e2e: images");
     let images = images::prepare(&args.inputs, false)?;
-    // The daemon's run, the cycles and the wide run have not been through to their end once, so they are run when asked for
-    // by name.
+    // The cycles and the wide run have not been through to their end once, the daemon's takes five minutes: they are run when
+    // asked for by name.
     let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control];
     if let Some(only) = &args.only {
         cases.extend([Case::Daemon, Case::Cycles, Case::Wide]);
