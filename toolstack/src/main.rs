@@ -13,6 +13,7 @@ mod daemon;
 mod hyper;
 mod kernels;
 mod libxl;
+mod lock;
 mod out;
 mod policy;
 mod rangefile;

@@ -8,8 +8,8 @@ mod chrome;
 
 use super::pool::only_pool;
 use crate::cli;
-use crate::daemon;
 use crate::hyper::safe::{Trace, Xen};
+use crate::lock::lock;
 use crate::out::{json, write_whole};
 use anyhow::{Context, Result, bail, ensure};
 use flate2::Compression;
@@ -63,8 +63,8 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
         None => only_pool(xen.pools()?)?,
     };
     // Xen has one trace of a cpupool and gives its records to whoever asks: two readers would each get a part.
-    let lock = format!("/run/microslice/trace.{}.lock", pool.id);
-    let _lock = daemon::lock(Path::new(&lock), "microslice trace record")?;
+    let path = format!("/run/microslice/trace.{}.lock", pool.id);
+    let _lock = lock(Path::new(&path), "microslice trace record")?;
     let (events, span, lost) =
         write_whole(output, |file| drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds)))?;
     if lost {
@@ -375,19 +375,7 @@ fn show(file: &Path, limit: Option<u64>, as_json: bool) -> Result<String> {
     if as_json { json(&list) } else { Ok(text) }
 }
 
-/// As in range files and `symbols show`; the last two are Xen's own findings.
+/// As in range files and `symbols show`. What no range has is Xen's own finding.
 fn class_words(class: Class) -> &'static str {
-    match class {
-        Class::None => "none",
-        Class::LockWait => "lock-wait",
-        Class::LockHold => "lock-hold",
-        Class::IpiWait => "ipi-wait",
-        Class::IpiServe => "ipi-serve",
-        Class::Resched => "resched",
-        Class::Irq => "irq",
-        Class::PageAlloc => "page-alloc",
-        Class::RwsemWake => "rwsem-wake",
-        Class::Hypercall => "hypercall",
-        Class::IrqsOff => "irqs-off",
-    }
+    microslice_symtab::Class::from_number(class as u32).map_or("irqs-off", microslice_symtab::Class::name)
 }

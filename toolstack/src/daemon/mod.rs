@@ -17,16 +17,16 @@ use crate::hyper::safe::Xen;
 use crate::hyper::safe::error::{Cause, Op};
 use crate::hyper::safe::types::Domain;
 use crate::kernels::Kernels;
+use crate::lock::lock;
 use crate::policy::Policy;
 use crate::policy::plan::{self, Change, Ranges};
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use metrics::{Shared, count};
 use publish::Publisher;
 use sd_notify::NotifyState;
 use state::{Active, Known, State};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -63,18 +63,6 @@ pub fn run(args: &cli::Daemon) -> Result<String> {
     let daemon = Daemon { xen, policy, file, kernels, domains, publisher: None, shared };
     runtime.block_on(daemon.run(sender, events))?;
     Ok(String::new())
-}
-
-/// Holds `path` until the file is closed; `other` is who may hold it already.
-pub fn lock(path: &Path, other: &str) -> Result<File> {
-    let what = || format!("lock {}", path.display());
-    path.parent().map_or(Ok(()), std::fs::create_dir_all).with_context(what)?;
-    let file = File::create(path).with_context(what)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("{}: another {other} is running", what()),
-        Err(TryLockError::Error(e)) => Err(e).with_context(what),
-    }
 }
 
 /// SIGTERM and SIGINT.
@@ -383,20 +371,4 @@ fn said(changes: &[Change]) {
 
 fn named(id: u32, name: Option<&str>) -> String {
     name.map_or_else(|| format!("domain id {id}"), |name| format!("domain '{name}' (id {id})"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_one_daemon_holds_the_lock() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sub/lock");
-        let first = lock(&path, "microslice daemon").unwrap();
-        let error = lock(&path, "microslice daemon").unwrap_err().to_string();
-        assert!(error.ends_with("another microslice daemon is running"), "{error}");
-        drop(first);
-        lock(&path, "microslice daemon").unwrap();
-    }
 }
