@@ -8,6 +8,9 @@ use std::fs;
 use std::path::Path;
 use xshell::{Shell, cmd};
 
+/// Shell scripts, whose names do not say so.
+const SCRIPTS: [&str; 5] = ["ci/setup", "ci/demo", "ci/test", ".ci/run", "tests/e2e/mutants"];
+
 /// Runs all of it; the toolstack is included if `tools`, a built tree of Xen's tools, is given.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ fn licences(sh: &Shell, root: &Path) -> Result<()> {
 fn needs_licence(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
     let by_end = [".rs", ".toml", ".sh", ".yaml", ".yml", ".c", ".h"].iter().any(|e| name.ends_with(e));
-    let script = ["ci/setup", "ci/demo", "ci/test", ".ci/run"].contains(&file);
+    let script = SCRIPTS.contains(&file);
     let patch_part = file.starts_with("xen-patches/") && ["BASE", "series"].contains(&name);
     let fixture = file.contains("/fixtures/") || file.contains("/snapshots/");
     (by_end || script || patch_part) && !fixture
@@ -82,7 +85,7 @@ fn says_licence(path: &Path) -> bool {
 }
 
 fn scripts(sh: &Shell) -> Result<()> {
-    for script in ["ci/setup", "ci/demo", "ci/test", ".ci/run"] {
+    for script in SCRIPTS {
         cmd!(sh, "bash -n {script}").quiet().run().with_context(|| format!("syntax of {script}"))?;
     }
     Ok(())

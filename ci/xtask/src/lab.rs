@@ -131,7 +131,7 @@ pub struct E2e {
     /// Seed of the machines, and of what chance picks
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Only this one: accelerated, again, noranges, control, daemon, cycles
+    /// Only this one: accelerated, again, noranges, control, daemon, cycles, wide
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
 }
