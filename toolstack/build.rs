@@ -37,7 +37,7 @@ fn main() {
     }
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-arg=-Wl,-rpath-link={}", lib.display());
-    for name in ["xencall", "xentoollog"] {
+    for name in ["xencall", "xenforeignmemory", "xentoollog"] {
         println!("cargo:rustc-link-lib=dylib={name}");
     }
     bind(&tree, &out);
@@ -85,7 +85,7 @@ fn gather_libraries(tree: &Path, lib: &Path) -> io::Result<()> {
             }
         }
     }
-    for name in ["libxenctrl.so", "libxencall.so", "libxentoollog.so"] {
+    for name in ["libxenctrl.so", "libxencall.so", "libxenforeignmemory.so", "libxentoollog.so"] {
         if !lib.join(name).exists() {
             return Err(io::Error::other(format!("{name} is missing (has `make -C tools/libs` run?)")));
         }
@@ -102,6 +102,7 @@ fn bind(tree: &Path, out: &Path) {
         .allowlist_type("xen_(domctl|sysctl)(_.*)?")
         .allowlist_type("hvm_hw_cpu|__HVM_SAVE_TYPE_CPU")
         .allowlist_function("xencall_(open|close|alloc_buffer|free_buffer)|xencall1|fopen")
+        .allowlist_function("xenforeignmemory_(open|close|map|unmap)")
         .allowlist_function("xtl_createlogger_stdiostream|xtl_logger_destroy")
         .allowlist_var("XEN_(DOMCTL|SYSCTL)_.*|XEN_SCHEDULER_.*|__HYPERVISOR_(domctl|sysctl)")
         .default_enum_style(bindgen::EnumVariation::Consts)

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub const SLIDE_ALIGN: u64 = 2 << 20;
 /// Every slide is below this, in bytes.
 pub const SLIDE_AREA: u64 = 1 << 30;
+/// Where the page fault's gate is in an IDT, in bytes: vector 14, 16 bytes a gate.
+pub const PAGE_FAULT_GATE: u64 = 14 * 16;
 /// The fixed mapping of per-CPU entry code and stacks: 512 GiB from here.
 const CPU_ENTRY_AREA: std::ops::Range<u64> = 0xffff_fe00_0000_0000..0xffff_fe80_0000_0000;
 

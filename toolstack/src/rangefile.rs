@@ -2,14 +2,16 @@
 //! A kernel's ranges: extracted from an image, or read from a file that `symbols import -o` wrote.
 //!
 //! The file is YAML or, if its name ends in .json, JSON: `microslice-ranges: 1` (the format), `kernel` (its banner),
-//! `entry_SYSCALL_64` (the anchor that KASLR's slide is computed from) and `ranges`, each with start, end (exclusive),
+//! `entry_SYSCALL_64` and `page_fault` (the anchors that KASLR's slide is computed from), `linux_banner` (where a running
+//! kernel has its banner) and `ranges`, each with start, end (exclusive),
 //! class and names. Unknown keys are errors.
 
 use crate::hyper::safe::types::Range;
 use crate::out::write_whole;
 use anyhow::{Context, Result, bail};
+use microslice_symtab::kaslr::Anchors;
 use microslice_symtab::{Catalog, Explanation, KernelImage, Report};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -18,8 +20,6 @@ use std::path::Path;
 const FORMAT: u32 = 1;
 /// The key a range file starts with.
 const KEY: &str = "microslice-ranges";
-/// The kernel's entry point for system calls, which MSR_LSTAR holds.
-const ANCHOR: &str = "entry_SYSCALL_64";
 /// No range file is longer: 4096 ranges with many names.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -32,7 +32,13 @@ pub struct RangeFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel: Option<String>,
     #[serde(rename = "entry_SYSCALL_64", default, skip_serializing_if = "Option::is_none")]
-    anchor: Option<String>,
+    syscall: Option<Address>,
+    #[serde(rename = "entry_SYSCALL_64_trampoline", default, skip_serializing_if = "std::ops::Not::not")]
+    trampoline: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    page_fault: Vec<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    linux_banner: Option<Address>,
     ranges: Vec<microslice_symtab::Range>,
 }
 
@@ -41,8 +47,10 @@ pub struct RangeFile {
 pub struct KernelRanges {
     /// The kernel's banner, where known.
     pub kernel: Option<String>,
-    /// Where its entry_SYSCALL_64 is, where known.
-    pub anchor: Option<u64>,
+    /// Where its banner is, where known.
+    pub banner_at: Option<u64>,
+    /// Where its entry points are, as far as known.
+    pub anchors: Anchors,
     /// Sorted, disjoint ranges.
     pub ranges: Vec<microslice_symtab::Range>,
     /// What was found in the image; none from a range file.
@@ -92,7 +100,8 @@ impl KernelRanges {
         }
         Ok(KernelRanges {
             kernel: image.version_banner().map(|banner| banner.trim().to_owned()),
-            anchor: image.symbol(ANCHOR).map(|symbol| symbol.address),
+            banner_at: image.identity().banner_at,
+            anchors: Anchors::of(&image),
             ranges: ranges.as_slice().to_vec(),
             report: Some(ranges.report().clone()),
         })
@@ -112,8 +121,14 @@ impl KernelRanges {
         if file.format != FORMAT {
             bail!("format {} of a range file: this microslice reads {FORMAT}", file.format);
         }
-        let anchor = file.anchor.as_deref().map(address).transpose()?;
-        let loaded = KernelRanges { kernel: file.kernel, anchor, ranges: file.ranges, report: None };
+        let anchors = Anchors {
+            syscall: file.syscall.map(|a| a.0),
+            trampoline: file.trampoline,
+            page_fault: file.page_fault.iter().map(|a| a.0).collect(),
+        };
+        let banner_at = file.linux_banner.map(|a| a.0);
+        let loaded =
+            KernelRanges { kernel: file.kernel, banner_at, anchors, ranges: file.ranges, report: None };
         crate::hyper::safe::check_ranges(&loaded.plain(0)?).map_err(anyhow::Error::msg)?;
         Ok(loaded)
     }
@@ -136,7 +151,10 @@ impl KernelRanges {
         let file = RangeFile {
             format: FORMAT,
             kernel: self.kernel.clone(),
-            anchor: self.anchor.map(|a| format!("{a:#x}")),
+            syscall: self.anchors.syscall.map(Address),
+            trampoline: self.anchors.trampoline,
+            page_fault: self.anchors.page_fault.iter().copied().map(Address).collect(),
+            linux_banner: self.banner_at.map(Address),
             ranges: self.ranges.clone(),
         };
         let text = if is_json(path) {
@@ -148,10 +166,25 @@ impl KernelRanges {
     }
 }
 
-fn address(text: &str) -> Result<u64> {
-    let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
-    let parsed = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    parsed.with_context(|| format!("{ANCHOR}: '{text}' is not an address: expected 0x and hex digits"))
+/// In the file a string "0x...", since a JSON reader may round large numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Address(u64);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
+        let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Address);
+        value.ok_or_else(|| {
+            D::Error::custom(format!("'{text}' is not an address: expected 0x and hex digits"))
+        })
+    }
 }
 
 fn is_json(path: &Path) -> bool {
@@ -183,7 +216,12 @@ mod tests {
         };
         KernelRanges {
             kernel: Some("Linux version 6.1.0".into()),
-            anchor: Some(0xffff_ffff_81a0_0080),
+            banner_at: Some(0xffff_ffff_8200_0100),
+            anchors: Anchors {
+                syscall: Some(0xffff_ffff_81a0_0080),
+                trampoline: false,
+                page_fault: vec![0xffff_ffff_81a0_0b30],
+            },
             ranges: vec![
                 range(
                     0xffff_ffff_8100_0000,
@@ -228,7 +266,7 @@ mod tests {
                 "overlaps",
             ),
             ("microslice-ranges: 1\nranges: []\ncolour: red\n".into(), "unknown field `colour`"),
-            ("microslice-ranges: 1\nentry_SYSCALL_64: 12\nranges: []\n".into(), "'12' is not an address"),
+            ("microslice-ranges: 1\nentry_SYSCALL_64: '12'\nranges: []\n".into(), "'12' is not an address"),
             (format!("microslice-ranges: 1\nranges:\n{}", range("32", "0x30")), "not an address"),
             (
                 "microslice-ranges: 1\nranges:\n- {start: '0x1', end: '0x2', class: lockwait, names: []}\n"

@@ -83,7 +83,7 @@ fn view(file: &Path, kernel: &KernelRanges) -> Result<String> {
     json(&View {
         file: file.display().to_string(),
         kernel: kernel.kernel.as_deref(),
-        anchor: kernel.anchor.map(|a| format!("{a:#x}")),
+        anchor: kernel.anchors.syscall.map(|a| format!("{a:#x}")),
         report: kernel.report.as_ref(),
         ranges: &kernel.ranges,
     })
@@ -91,7 +91,7 @@ fn view(file: &Path, kernel: &KernelRanges) -> Result<String> {
 
 fn imported(kernel: &KernelRanges, output: Option<&Path>) -> String {
     let mut text = kernel.report.as_ref().map(Report::to_string).unwrap_or_default();
-    if kernel.anchor.is_none() {
+    if kernel.anchors.syscall.is_none() {
         text += "entry_SYSCALL_64 is not in the image: pushes will need --slide\n";
     }
     if let Some(path) = output {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-only */
-/* What build.rs binds: the toolstack interface of the patched tree's public headers, and two of its libraries. */
+/* What build.rs binds: the toolstack interface of the patched tree's public headers, and three of its libraries. */
 #define __XEN_TOOLS__ 1
 #include <stdbool.h>
 #include <stdint.h>
@@ -9,4 +9,5 @@
 #include <xen/sysctl.h>
 #include <xen/hvm/save.h>
 #include <xencall.h>
+#include <xenforeignmemory.h>
 #include <xentoollog.h>

@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 /// An errno.
 pub type Errno = i32;
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 

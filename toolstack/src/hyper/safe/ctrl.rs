@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! What libxenctrl has calls for: cpupools, domains, a vCPU's context, Xen's version. Bare errnos, as in `call`.
 
-use super::call::{Errno, Silence};
+use super::call::{Errno, Silence, last_errno};
+use super::guest::Cpu;
 use super::types::{Domain, Kind, sched_name};
 use crate::hyper::raw;
 use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use xenctrl_sys as xc;
-
-fn last_errno() -> Errno {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
-}
 
 /// HVM_SAVE_CODE(CPU): the headers hide the number in the length of an array, `c`.
 const HVM_SAVE_CODE_CPU: u16 =
@@ -126,8 +123,8 @@ impl Ctrl {
         Ok(infos.iter().take(usize::try_from(n).unwrap_or(0)).map(|info| info.idletime).collect())
     }
 
-    /// MSR_LSTAR of a vCPU of an HVM or PVH domain: where its kernel takes system calls, 0 if not set yet.
-    pub fn lstar(&self, domid: u32, vcpu: u16) -> Result<u64, Errno> {
+    /// Of a vCPU of an HVM or PVH domain.
+    pub fn cpu(&self, domid: u32, vcpu: u16) -> Result<Cpu, Errno> {
         let mut context = raw::hvm_hw_cpu::default();
         // SAFETY: the buffer is one hvm_hw_cpu, which is what the type code says.
         let rc = unsafe {
@@ -140,7 +137,10 @@ impl Ctrl {
                 size_of::<raw::hvm_hw_cpu>() as u32,
             )
         };
-        if rc < 0 { Err(last_errno()) } else { Ok(context.msr_lstar) }
+        if rc < 0 {
+            return Err(last_errno());
+        }
+        Ok(Cpu { lstar: context.msr_lstar, idt: context.idtr_base, cr3: context.cr3, cr4: context.cr4 })
     }
 }
 

@@ -20,6 +20,8 @@ pub const EACCES: i32 = 13;
 pub const EBUSY: i32 = 16;
 /// Bad parameter.
 pub const EINVAL: i32 = 22;
+/// Bad address.
+pub const EFAULT: i32 = 14;
 /// Not implemented.
 pub const ENOSYS: i32 = 38;
 /// Not supported.
@@ -38,7 +40,7 @@ pub fn name(errno: i32) -> String {
         11 => "EAGAIN",
         ENOMEM => "ENOMEM",
         EACCES => "EACCES",
-        14 => "EFAULT",
+        EFAULT => "EFAULT",
         EBUSY => "EBUSY",
         17 => "EEXIST",
         19 => "ENODEV",

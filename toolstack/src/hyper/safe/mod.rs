@@ -6,6 +6,7 @@ mod call;
 mod ctrl;
 pub mod errno;
 pub mod error;
+mod guest;
 mod names;
 mod ranges;
 pub use ranges::check as check_ranges;
@@ -17,6 +18,9 @@ use crate::hyper::raw;
 use call::{Call, DomctlUnion, Errno, Silence, SysctlUnion};
 use ctrl::{Ctrl, RawPool, bits};
 use error::{Cause, Error, Object, Op};
+use guest::Memory;
+use microslice_symtab::kaslr::{Live, PAGE_FAULT_GATE, gate_address};
+use microslice_symtab::{BANNER_BYTES, banner_in};
 use names::Names;
 use types::{Action, Domain, MICROSLICE, Policy, Pool, Schedule, Share, Sizing, Stats};
 
@@ -27,6 +31,7 @@ pub const MAX_RANGES: usize = raw::XEN_DOMCTL_MICROSLICE_MAX_RANGES as usize;
 pub struct Xen {
     call: Call,
     ctrl: Ctrl,
+    memory: Memory,
     names: Names,
     _logger: Silence,
 }
@@ -39,7 +44,8 @@ impl Xen {
         let logger = Silence::new().map_err(|e| fail(Cause::System(e)))?;
         let call = Call::open(&logger).map_err(|e| fail(Cause::System(e)))?;
         let ctrl = Ctrl::open(&logger).map_err(|e| fail(Cause::System(e)))?;
-        Ok(Xen { call, ctrl, names: Names::default(), _logger: logger })
+        let memory = Memory::open(&logger).map_err(|e| fail(Cause::System(e)))?;
+        Ok(Xen { call, ctrl, memory, names: Names::default(), _logger: logger })
     }
 
     /// Names the object of an errno.
@@ -261,9 +267,24 @@ impl Xen {
         Ok(Stats::from(&*stats.first()))
     }
 
-    /// Where vCPU 0 of the domain takes system calls; 0 if its kernel has not said so yet.
-    pub fn lstar(&self, domain: &Domain) -> Result<u64, Error> {
-        self.ctrl.lstar(domain.id, 0).map_err(|e| self.fail(Op::ReadSlide, domain.object(), e))
+    /// Where vCPU 0 of the domain takes system calls (0 if its kernel has not said so yet) and page faults, if that can be
+    /// read.
+    pub fn kernel_entries(&self, domain: &Domain) -> Result<Live, Error> {
+        let cpu = self.cpu(domain)?;
+        let mut gate = [0; 16];
+        let read = self.memory.read(domain.id, &cpu, cpu.idt.wrapping_add(PAGE_FAULT_GATE), &mut gate);
+        Ok(Live { lstar: cpu.lstar, page_fault: read.ok().and_then(|()| gate_address(gate)) })
+    }
+
+    /// The banner at an address of the domain's kernel; `None` if there is none to be read.
+    pub fn banner(&self, domain: &Domain, address: u64) -> Result<Option<String>, Error> {
+        let cpu = self.cpu(domain)?;
+        let mut memory = [0; BANNER_BYTES];
+        Ok(self.memory.read(domain.id, &cpu, address, &mut memory).ok().and_then(|()| banner_in(&memory)))
+    }
+
+    fn cpu(&self, domain: &Domain) -> Result<guest::Cpu, Error> {
+        self.ctrl.cpu(domain.id, 0).map_err(|e| self.fail(Op::ReadSlide, domain.object(), e))
     }
 }
 
