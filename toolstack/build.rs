@@ -98,6 +98,7 @@ fn bind(tree: &Path, out: &Path) {
         .header("src/hyper/wrapper.h")
         .clang_arg(format!("-I{}", tree.join("tools/include").display()))
         .clang_arg(format!("-I{}", tree.join("tools/libs/call/include").display()))
+        .clang_arg(format!("-I{}", tree.join("tools/libs/foreignmemory/include").display()))
         .clang_arg(format!("-I{}", tree.join("tools/libs/toollog/include").display()))
         .allowlist_type("xen_(domctl|sysctl)(_.*)?")
         .allowlist_type("hvm_hw_cpu|__HVM_SAVE_TYPE_CPU")

@@ -130,8 +130,8 @@ impl Anchors {
         if live.lstar == 0 {
             return Err(SlideError::NotBooted);
         }
-        let by_page_fault =
-            live.page_fault.map(|address| self.by_page_fault(address).map(|bytes| (address, bytes)));
+        let known = live.page_fault.filter(|_| !self.page_fault.is_empty());
+        let by_page_fault = known.map(|address| self.by_page_fault(address).map(|bytes| (address, bytes)));
         if self.trampoline && CPU_ENTRY_AREA.contains(&live.lstar) {
             let (_, bytes) = by_page_fault.ok_or(SlideError::Trampoline(live.lstar))??;
             return Ok(Slide { bytes, anchors: 1 });

@@ -455,8 +455,9 @@ Examples:
     },
     /// Give a domain the ranges of its kernel; replaces all it had
     #[command(after_help = "\
-FILE is what `symbols import` takes or what it wrote. With --slide auto the slide is vCPU 0's MSR_LSTAR less the address
-of entry_SYSCALL_64, so the guest must have booted, and FILE must be of the very kernel it runs: anything else is refused.
+FILE is what `symbols import` takes or what it wrote. The slide is vCPU 0's MSR_LSTAR less the address of entry_SYSCALL_64; its
+IDT's page-fault entry must say the same, and the banner in the guest's memory must be FILE's. So the guest must have
+booted, and FILE must be of the very kernel it runs: anything else is refused, and so is another slide than the guest's.
 
 Examples:
   microslice symbols push web /boot/vmlinuz-6.1.0-56-amd64

@@ -133,8 +133,13 @@ impl KernelRanges {
         Ok(loaded)
     }
 
-    /// The ranges for the hypervisor, moved by `slide`.
+    /// The ranges for the hypervisor, moved by `slide`. Code of modules does not move with the kernel: only 0 will do.
     pub fn plain(&self, slide: i64) -> Result<Vec<Range>> {
+        if slide != 0
+            && let Some(range) = self.ranges.iter().find(|range| range.is_live_only())
+        {
+            return Err(flat(microslice_symtab::Error::LiveOnly { slide, name: range.names.join(" ") }));
+        }
         let moved = |address: u64| {
             address
                 .checked_add_signed(slide)
@@ -288,5 +293,24 @@ mod tests {
             Some((0xffff_ffff_8120_0000, 0xffff_ffff_8120_0040))
         );
         assert!(sample().plain(0x7fff_ffff_ffff).is_err());
+    }
+
+    #[test]
+    fn modules_are_where_a_dump_has_them_and_nowhere_else() {
+        let mut kernel = sample();
+        kernel.ranges.push(microslice_symtab::Range {
+            start: 0xffff_ffff_c000_0000,
+            end: 0xffff_ffff_c000_0040,
+            class: Class::IpiServe,
+            names: vec!["kvm_flush [kvm]".into()],
+        });
+        assert_eq!(kernel.plain(0).unwrap().len(), 3);
+        let error = kernel.plain(0x20_0000).unwrap_err().to_string();
+        assert!(error.contains("0x200000") && error.contains("kvm_flush [kvm]"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.yaml");
+        kernel.write(&path).unwrap();
+        let read = KernelRanges::load(&path, &Catalog::builtin()).unwrap();
+        assert!(read.plain(0x20_0000).is_err(), "a range file keeps what is of a module");
     }
 }

@@ -37,6 +37,10 @@ pub enum Op {
     Trace,
     /// Reading the vCPU state that KASLR's slide is computed from.
     ReadSlide,
+    /// Reading the memory of a domain.
+    ReadGuest,
+    /// Holding the kernel that a domain runs against the one that ranges are of.
+    MatchKernel,
 }
 
 impl Op {
@@ -58,6 +62,8 @@ impl Op {
             Op::DropRanges => "drop ranges of",
             Op::Trace => "trace",
             Op::ReadSlide => "read KASLR slide of",
+            Op::ReadGuest => "read memory of",
+            Op::MatchKernel => "match the kernel of",
         }
     }
 }

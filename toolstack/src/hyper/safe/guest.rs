@@ -53,6 +53,15 @@ fn translate(
     Ok(None)
 }
 
+/// What a failed read means.
+pub fn meaning(errno: Errno) -> &'static str {
+    match errno {
+        EFAULT => "the guest has nothing mapped there",
+        EINVAL => "not memory of the guest",
+        _ => "dom0 could not map the guest's memory",
+    }
+}
+
 /// An open libxenforeignmemory handle.
 pub struct Memory(NonNull<raw::xenforeignmemory_handle>);
 

@@ -22,6 +22,7 @@ use guest::Memory;
 use microslice_symtab::kaslr::{Live, PAGE_FAULT_GATE, gate_address};
 use microslice_symtab::{BANNER_BYTES, banner_in};
 use names::Names;
+use std::cell::OnceCell;
 use types::{Action, Domain, MICROSLICE, Policy, Pool, Schedule, Share, Sizing, Stats};
 
 /// Most ranges that a domain may have.
@@ -31,7 +32,7 @@ pub const MAX_RANGES: usize = raw::XEN_DOMCTL_MICROSLICE_MAX_RANGES as usize;
 pub struct Xen {
     call: Call,
     ctrl: Ctrl,
-    memory: Memory,
+    memory: OnceCell<Memory>,
     names: Names,
     _logger: Silence,
 }
@@ -44,8 +45,7 @@ impl Xen {
         let logger = Silence::new().map_err(|e| fail(Cause::System(e)))?;
         let call = Call::open(&logger).map_err(|e| fail(Cause::System(e)))?;
         let ctrl = Ctrl::open(&logger).map_err(|e| fail(Cause::System(e)))?;
-        let memory = Memory::open(&logger).map_err(|e| fail(Cause::System(e)))?;
-        Ok(Xen { call, ctrl, memory, names: Names::default(), _logger: logger })
+        Ok(Xen { call, ctrl, memory: OnceCell::new(), names: Names::default(), _logger: logger })
     }
 
     /// Names the object of an errno.
@@ -267,20 +267,54 @@ impl Xen {
         Ok(Stats::from(&*stats.first()))
     }
 
-    /// Where vCPU 0 of the domain takes system calls (0 if its kernel has not said so yet) and page faults, if that can be
-    /// read.
+    /// Where vCPU 0 of the domain takes system calls (0 if its kernel has not said so yet) and page faults.
     pub fn kernel_entries(&self, domain: &Domain) -> Result<Live, Error> {
         let cpu = self.cpu(domain)?;
+        if cpu.lstar == 0 {
+            return Ok(Live { lstar: 0, page_fault: None });
+        }
         let mut gate = [0; 16];
-        let read = self.memory.read(domain.id, &cpu, cpu.idt.wrapping_add(PAGE_FAULT_GATE), &mut gate);
-        Ok(Live { lstar: cpu.lstar, page_fault: read.ok().and_then(|()| gate_address(gate)) })
+        self.read(domain, "its page fault's gate", &mut gate, |cpu| cpu.idt.wrapping_add(PAGE_FAULT_GATE))?;
+        Ok(Live { lstar: cpu.lstar, page_fault: gate_address(gate) })
     }
 
-    /// The banner at an address of the domain's kernel; `None` if there is none to be read.
+    /// The banner at an address of the domain's kernel; `None` if something else is there.
     pub fn banner(&self, domain: &Domain, address: u64) -> Result<Option<String>, Error> {
-        let cpu = self.cpu(domain)?;
         let mut memory = [0; BANNER_BYTES];
-        Ok(self.memory.read(domain.id, &cpu, address, &mut memory).ok().and_then(|()| banner_in(&memory)))
+        self.read(domain, "its kernel's banner", &mut memory, |_| address)?;
+        Ok(banner_in(&memory))
+    }
+
+    /// Reads memory by the page tables of vCPU 0. They may be freed while they are walked: it is tried anew a few times.
+    fn read(
+        &self,
+        domain: &Domain,
+        what: &str,
+        into: &mut [u8],
+        place: impl Fn(&guest::Cpu) -> u64,
+    ) -> Result<(), Error> {
+        const TRIES: usize = 5;
+        let mut failed = None;
+        for _ in 0..TRIES {
+            let cpu = self.cpu(domain)?;
+            match self.memory().and_then(|memory| memory.read(domain.id, &cpu, place(&cpu), into)) {
+                Ok(()) => return Ok(()),
+                Err(errno) => failed = Some((place(&cpu), errno)),
+            }
+        }
+        let (at, errno) = failed.unwrap_or_default();
+        let why =
+            format!("{what} at {at:#x} cannot be read: {}: {}", errno::name(errno), guest::meaning(errno));
+        Err(Error::refused(Op::ReadGuest, domain.object(), why))
+    }
+
+    /// Opened by the first that needs it.
+    fn memory(&self) -> Result<&Memory, Errno> {
+        if let Some(memory) = self.memory.get() {
+            return Ok(memory);
+        }
+        let memory = Memory::open(&self._logger)?;
+        Ok(self.memory.get_or_init(|| memory))
     }
 
     fn cpu(&self, domain: &Domain) -> Result<guest::Cpu, Error> {
