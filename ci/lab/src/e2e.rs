@@ -6,6 +6,7 @@
 use crate::cpio::Archive;
 use crate::images::{self, Images};
 use crate::inputs::LabInputs;
+use crate::kaslr;
 use crate::measure::Record;
 use crate::run;
 use crate::scenario::{Config, Run, Timing, Workload};
@@ -32,12 +33,17 @@ pub struct E2eArgs {
     pub seed: u64,
     /// Only the run of this name, in small letters.
     pub only: Option<String>,
+    /// The bzImage that the guests of the run kaslr boot in the place of the lab's own.
+    pub kernel: Option<PathBuf>,
 }
 
 /// pCPUs of the machine that has more than a cpupool holds.
 const WIDE: u32 = 68;
 /// Steps of the run that is named so.
 const CYCLES: u32 = 200;
+
+/// Guests that tests/e2e/kaslr.sh boots.
+const KASLR_BOOTS: usize = 3;
 
 /// One of the runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,7 @@ enum Case {
     Daemon,
     Wide,
     Cycles,
+    Kaslr,
     Accelerated,
     Again,
     NoRanges,
@@ -68,7 +75,7 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     // asked for by name.
     let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control];
     if let Some(only) = &args.only {
-        cases.extend([Case::Daemon, Case::Cycles, Case::Wide]);
+        cases.extend([Case::Daemon, Case::Cycles, Case::Wide, Case::Kaslr]);
         cases.retain(|case| case.name() == *only);
         ensure!(!cases.is_empty(), "e2e: there is no run {only:?}");
     }
@@ -128,17 +135,18 @@ fn one(args: &E2eArgs, images: &Images, package: &[u8], case: Case) -> Result<()
     match case {
         Case::Control => {
             let script = include_str!("../../../tests/e2e/control.sh");
-            return scripted(args, images, case, script, Archive::default());
+            return scripted(args, images, case, script, Archive::default()).map(drop);
         }
         Case::Wide => {
             let script = include_str!("../../../tests/e2e/wide.sh");
-            return scripted(args, images, case, script, Archive::default());
+            return scripted(args, images, case, script, Archive::default()).map(drop);
         }
         Case::Cycles => {
             let mut extra = Archive::default();
             extra.file("job/tiny", tiny::kernel(), 0o755);
             extra.file("job/cycles", format!("SEED={} CYCLES={CYCLES}\n", args.seed), 0o644);
-            return scripted(args, images, case, include_str!("../../../tests/e2e/cycles.sh"), extra);
+            return scripted(args, images, case, include_str!("../../../tests/e2e/cycles.sh"), extra)
+                .map(drop);
         }
         Case::Daemon => {
             let mut extra = Archive::default();
@@ -146,7 +154,16 @@ fn one(args: &E2eArgs, images: &Images, package: &[u8], case: Case) -> Result<()
             let newer = images::vmlinux(&args.inputs.cache, newer)?;
             let newer = std::fs::read(&newer).with_context(|| format!("read {}", newer.display()))?;
             extra.file("job/microslice.deb", package, 0o644).file("boot/vmlinux-newer", newer, 0o644);
-            return scripted(args, images, case, include_str!("../../../tests/e2e/daemon.sh"), extra);
+            return scripted(args, images, case, include_str!("../../../tests/e2e/daemon.sh"), extra)
+                .map(drop);
+        }
+        Case::Kaslr => {
+            let kernel = kaslr::Kernel::open(&args.inputs, images, args.kernel.as_deref())?;
+            let script = include_str!("../../../tests/e2e/kaslr.sh");
+            let transcript = scripted(args, images, case, script, kernel.files(&args.inputs)?)?;
+            let slides = kernel.judge(&transcript, KASLR_BOOTS)?;
+            eprintln!("e2e: {case:?}: slides {slides:#x?}");
+            return Ok(());
         }
         Case::NoRanges => {
             run.config.name = "no-ranges".to_owned();
@@ -265,7 +282,13 @@ fn same_bytes(args: &E2eArgs) -> Result<()> {
 }
 
 /// Runs a shell script in dom0, with the files of `extra` beside its job, and judges its checks.
-fn scripted(args: &E2eArgs, images: &Images, case: Case, text: &str, mut extra: Archive) -> Result<()> {
+fn scripted(
+    args: &E2eArgs,
+    images: &Images,
+    case: Case,
+    text: &str,
+    mut extra: Archive,
+) -> Result<Transcript> {
     let run = short_run(args.seed);
     let folder = folder(args, case);
     let script = case.name();
@@ -299,5 +322,5 @@ fn scripted(args: &E2eArgs, images: &Images, case: Case, text: &str, mut extra: 
         wrong.join("\n    ")
     );
     eprintln!("e2e: {case:?}: {} checks", checks.len());
-    Ok(())
+    Ok(finished.transcript)
 }

@@ -69,7 +69,7 @@ pub fn vmlinux(cache: &Path, image: &Path) -> Result<PathBuf> {
     cached(cache, &key, "vmlinux", || kernel::vmlinux(image))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
@@ -140,7 +140,7 @@ fn dom0_files(inputs: &LabInputs, package: &kernel::KernelPackage) -> Result<BTr
 }
 
 /// Without debug information and symbols: every byte of an image is copied in emulation.
-fn stripped(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn stripped(path: &Path) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("strip: temporary folder")?;
     let out = folder.path().join("out");
     let status = Command::new("strip")

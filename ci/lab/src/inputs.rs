@@ -23,6 +23,8 @@ pub struct LabInputs {
     pub package: Option<PathBuf>,
     /// The bzImage of another release for a guest; the toolstack's own test needs it.
     pub newer_kernel: Option<PathBuf>,
+    /// GRUB for PVH guests, unpacked: holds `usr/bin/grub-mkimage`; the test of moved kernels needs it.
+    pub grub: Option<PathBuf>,
     /// Where images are kept, e.g. `$XDG_CACHE_HOME/microslice`.
     pub cache: PathBuf,
     /// QEMU 10 or newer.

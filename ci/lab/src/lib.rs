@@ -12,6 +12,7 @@ pub mod e2e;
 pub mod eval;
 pub mod images;
 pub mod inputs;
+pub mod kaslr;
 pub mod kernel;
 pub mod measure;
 pub mod qemu;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e [RUN]`, `eval [SEEDS]`, or `script FILE [NAME=FILE...]`
 //! (run in dom0, with other files there as NAME); inputs from the environment
-//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_NEWER_KERNEL, LAB_CACHE, LAB_QEMU).
+//! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_NEWER_KERNEL, LAB_GRUB, LAB_CACHE, LAB_QEMU).
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
@@ -30,6 +30,7 @@ fn main() -> Result<()> {
             limit: Duration::from_secs(1_200),
             seed: 1,
             only: words.next(),
+            kernel: words.next().map(PathBuf::from),
         });
     }
     if row == "script" {
@@ -114,6 +115,7 @@ fn inputs() -> Result<LabInputs> {
         microslice: path("LAB_MICROSLICE"),
         package: path("LAB_PACKAGE"),
         newer_kernel: path("LAB_NEWER_KERNEL"),
+        grub: path("LAB_GRUB"),
         cache: need("LAB_CACHE")?,
         qemu: path("LAB_QEMU").unwrap_or_else(|| "/usr/bin/qemu-system-x86_64".into()),
     })

@@ -3,6 +3,7 @@
 //! with it is the lab's: crate microslice-lab.
 
 use crate::cache::Cache;
+use crate::grub;
 use crate::kernel;
 use crate::package;
 use crate::toolstack;
@@ -131,9 +132,12 @@ pub struct E2e {
     /// Seed of the machines, and of what chance picks
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Only this one: accelerated, again, noranges, control, daemon, cycles, wide
+    /// Only this one: accelerated, again, noranges, control, daemon, cycles, wide, kaslr
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
+    /// The bzImage that the guests of kaslr boot, in the place of the lab's own
+    #[arg(long, value_name = "VMLINUZ", requires = "only")]
+    kernel: Option<PathBuf>,
 }
 
 /// Builds what is needed and runs the product.
@@ -149,6 +153,9 @@ pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
     if args.only.as_deref() == Some("daemon") {
         inputs.newer_kernel = Some(kernel::newer(cache)?);
     }
+    if args.only.as_deref() == Some("kaslr") {
+        inputs.grub = Some(grub::get(cache)?);
+    }
     e2e(&E2eArgs {
         inputs,
         folder: root.join("target/e2e"),
@@ -156,6 +163,7 @@ pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
         limit: Duration::from_secs(60 * args.limit),
         seed: args.seed,
         only: args.only.clone(),
+        kernel: args.kernel.clone(),
     })
 }
 
@@ -179,6 +187,7 @@ pub fn inputs(cache: &Cache, root: &Path, version: &str) -> Result<LabInputs> {
         microslice: Some(microslice),
         package: None,
         newer_kernel: None,
+        grub: None,
         cache: cache.dir("lab")?,
         qemu: qemu()?,
         xen_tree,
@@ -203,6 +212,7 @@ pub fn environment(inputs: &LabInputs) -> String {
         ("LAB_MICROSLICE", inputs.microslice.as_ref()),
         ("LAB_PACKAGE", inputs.package.as_ref()),
         ("LAB_NEWER_KERNEL", inputs.newer_kernel.as_ref()),
+        ("LAB_GRUB", inputs.grub.as_ref()),
         ("LAB_CACHE", Some(&inputs.cache)),
         ("LAB_QEMU", Some(&inputs.qemu)),
     ];

@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod cache;
 mod check;
+mod grub;
 mod kernel;
 mod lab;
 mod link_check;
