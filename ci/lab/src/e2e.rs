@@ -8,7 +8,8 @@ use crate::images::{self, Images};
 use crate::inputs::LabInputs;
 use crate::kaslr;
 use crate::measure::Record;
-use crate::run;
+use crate::qemu::Clock;
+use crate::run::{self, Host};
 use crate::scenario::{Config, Run, Timing, Workload};
 use crate::serial::Transcript;
 use crate::tiny;
@@ -292,20 +293,14 @@ fn scripted(
     let run = short_run(args.seed);
     let folder = folder(args, case);
     let script = case.name();
-    let pcpus = if case == Case::Wide { WIDE } else { run.guest_pcpus + 1 };
+    let (pcpus, clock) = match case {
+        Case::Wide => (WIDE, Clock::Wall),
+        _ => (run.guest_pcpus + 1, Clock::Counted),
+    };
+    let host = Host { name: &script, xen_options: "sched=microslice", pcpus, clock, seed: run.seed };
     let mut job = run.job_for(&script, "poweroff");
     job.extend(extra.file(&format!("agent/{script}.sh"), text, 0o755).bytes());
-    let finished = run::machine(
-        &args.inputs,
-        images,
-        &script,
-        "sched=microslice",
-        pcpus,
-        run.seed,
-        &job,
-        &folder,
-        args.limit,
-    )?;
+    let finished = run::machine(&args.inputs, images, &host, &job, &folder, args.limit)?;
     let checks = &finished.transcript.checks;
     let wrong: Vec<String> = checks
         .iter()

@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result};
 use microslice_lab::measure::{self, Record};
+use microslice_lab::qemu::Clock;
 use microslice_lab::results::{Results, SCHEMA, Source};
 use microslice_lab::{E2eArgs, EvalArgs, LabInputs, cpio, e2e, eval_lab, images, report, run, scenario};
 use std::path::PathBuf;
@@ -99,7 +100,8 @@ fn script(inputs: &LabInputs, path: &str, others: impl Iterator<Item = String>) 
     let folder = inputs.cache.join("hand");
     let limit = Duration::from_secs(900);
     let options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_else(|_| "sched=microslice".to_owned());
-    let finished = run::machine(inputs, &images, "script", &options, 5, 1, &job, &folder, limit)?;
+    let host = run::Host { name: "script", xen_options: &options, pcpus: 5, clock: Clock::Counted, seed: 1 };
+    let finished = run::machine(inputs, &images, &host, &job, &folder, limit)?;
     println!("{:#?}\n{:#?}", finished.transcript.checks, finished.transcript.captured);
     Ok(())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! The emulated machine: QEMU with instruction-counted virtual time.
+//! The emulated machine: QEMU, as a rule with instruction-counted virtual time.
 //!
-//! - Time is a count of instructions over all CPUs that are not halted; equal inputs give equal
+//! - Such time is a count of instructions over all CPUs that are not halted; equal inputs give equal
 //!   serial logs, byte for byte, also beside other load.
 //! - `filter-buffer` is a timer the machine cannot see; it ends QEMU's round-robin turns, so CPUs
 //!   interleave every few tens of microseconds.
@@ -17,6 +17,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What the machine's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// A count of instructions.
+    Counted,
+    /// The host's, for what a run must do and not how fast: a count takes the longer the more pCPUs there are.
+    Wall,
+}
+
 /// One machine, ready to start.
 pub struct Machine<'a> {
     /// QEMU's binary.
@@ -31,6 +40,8 @@ pub struct Machine<'a> {
     pub initramfs: &'a Path,
     /// pCPUs, dom0's one included.
     pub pcpus: u32,
+    /// What its time is.
+    pub clock: Clock,
     /// Seed of QEMU's own randomness.
     pub seed: u64,
     /// Milliseconds of wall time are not limited by the machine: this is.
@@ -72,16 +83,10 @@ impl Machine<'_> {
             "2560",
             "-smp",
             &pcpus,
-            "-icount",
-            "shift=0,sleep=off",
             "-rtc",
             "base=2020-01-01,clock=vm",
             "-seed",
             &seed,
-            "-netdev",
-            "hubport,hubid=0,id=n0",
-            "-object",
-            "filter-buffer,id=fb0,netdev=n0,interval=40,queue=all",
             "-kernel",
             "xen",
             "-append",
@@ -89,7 +94,19 @@ impl Machine<'_> {
             "-initrd",
             &initrd,
         ];
-        words.map(str::to_owned).to_vec()
+        let counted = [
+            "-icount",
+            "shift=0,sleep=off",
+            "-netdev",
+            "hubport,hubid=0,id=n0",
+            "-object",
+            "filter-buffer,id=fb0,netdev=n0,interval=40,queue=all",
+        ];
+        let clock = match self.clock {
+            Clock::Counted => &counted[..],
+            Clock::Wall => &["-accel", "tcg,thread=multi"],
+        };
+        words.iter().chain(clock).map(|&word| word.to_owned()).collect()
     }
 
     /// Runs to the end of the machine. Every complete serial line goes to `line`; an error from it,
@@ -191,6 +208,7 @@ mod tests {
             vmlinux: Path::new("b"),
             initramfs: Path::new("c"),
             pcpus: 5,
+            clock: Clock::Counted,
             seed: 1,
             limit,
             log: folder.join("log"),

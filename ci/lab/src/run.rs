@@ -5,7 +5,7 @@
 
 use crate::images::Images;
 use crate::inputs::LabInputs;
-use crate::qemu::Machine;
+use crate::qemu::{Clock, Machine};
 use crate::scenario::Run;
 use crate::serial::{Reader, Seen, Transcript};
 use anyhow::{Context, Result};
@@ -32,32 +32,41 @@ pub fn execute(
     folder: &Path,
     limit: Duration,
 ) -> Result<Finished> {
-    machine(
-        inputs,
-        images,
-        &run.name(),
-        &run.xen_options(),
-        run.guest_pcpus + 1,
-        run.seed,
-        &run.job(),
-        folder,
-        limit,
-    )
+    let host = Host {
+        name: &run.name(),
+        xen_options: &run.xen_options(),
+        pcpus: run.guest_pcpus + 1,
+        clock: Clock::Counted,
+        seed: run.seed,
+    };
+    machine(inputs, images, &host, &run.job(), folder, limit)
 }
 
-/// Runs any job archive; `name` labels progress and files.
-#[allow(clippy::too_many_arguments)]
+/// The machine that a job gets.
+#[derive(Debug)]
+pub struct Host<'a> {
+    /// Labels progress, and is the folder of its files.
+    pub name: &'a str,
+    /// Xen's command line, without the parts every lab machine has.
+    pub xen_options: &'a str,
+    /// dom0's one included.
+    pub pcpus: u32,
+    /// What its time is.
+    pub clock: Clock,
+    /// Seed of QEMU's own randomness.
+    pub seed: u64,
+}
+
+/// Runs any job archive.
 pub fn machine(
     inputs: &LabInputs,
     images: &Images,
-    name: &str,
-    xen_options: &str,
-    pcpus: u32,
-    seed: u64,
+    host: &Host<'_>,
     job: &[u8],
     folder: &Path,
     limit: Duration,
 ) -> Result<Finished> {
+    let Host { name, xen_options, pcpus, clock, seed } = *host;
     let folder = &folder.join(name);
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let initramfs = folder.join("initramfs");
@@ -72,6 +81,7 @@ pub fn machine(
         vmlinux: &images.vmlinux,
         initramfs: &initramfs,
         pcpus,
+        clock,
         seed,
         limit,
         log: log.clone(),

@@ -9,7 +9,8 @@ use crate::cpio::Archive;
 use crate::images;
 use crate::inputs::{LabInputs, file_hash, hash};
 use crate::measure::rate;
-use crate::run;
+use crate::qemu::Clock;
+use crate::run::{self, Host};
 use crate::scenario::{Config, Run, Scheduler, Timing, Workload};
 use crate::serial::Transcript;
 use anyhow::{Context, Result, ensure};
@@ -82,19 +83,15 @@ pub fn shares(args: &SharesArgs) -> Result<()> {
                 let outcome = match before {
                     Some(outcome) => outcome,
                     None => {
-                        let (options, work) = (run.xen_options(), args.folder.join("work"));
-                        let pcpus = PCPUS + 1;
-                        let done = run::machine(
-                            &args.inputs,
-                            &images,
-                            &name,
-                            &options,
-                            pcpus,
+                        let host = Host {
+                            name: &name,
+                            xen_options: &run.xen_options(),
+                            pcpus: PCPUS + 1,
+                            clock: Clock::Counted,
                             seed,
-                            &job,
-                            &work,
-                            args.limit,
-                        )?;
+                        };
+                        let work = args.folder.join("work");
+                        let done = run::machine(&args.inputs, &images, &host, &job, &work, args.limit)?;
                         let windows =
                             WINDOWS_S.iter().map(|s| window(&done.transcript, *s)).collect::<Result<_>>();
                         let windows = windows.with_context(|| format!("run {name}"))?;
