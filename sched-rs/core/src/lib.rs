@@ -6,13 +6,15 @@
 //! and what a vCPU was doing come in through [`Event`]; whom to run, for how long, which pCPUs to poke and when to set a
 //! timer go out through [`Decision`]. The same events give the same decisions on any machine.
 //!
-//! Start in [`pool`] (what a pool does with each event, and the formulas), then [`policy`] (who is helped, and how) and
-//! [`urgent`] (the mechanics of that), [`sizing`] (how many micro cores), [`cap`] (upper bounds), [`queue`] (the order),
-//! [`class`] (instruction pointers), [`state`] (what is remembered), [`record`] (events to be done again).
+//! Start in [`pool`] (what a pool does with each event, and the formulas) and [`choose`] (which unit a pCPU runs next), then
+//! [`policy`] (who is helped, and how) and [`urgent`] (the mechanics of that), [`sizing`] (how many micro cores), [`cap`] (upper
+//! bounds), [`queue`] (the order), [`class`] (instruction pointers), [`state`] (what is remembered), [`record`] (events to be
+//! done again).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod cap;
+pub mod choose;
 pub mod class;
 pub mod place;
 pub mod policy;
