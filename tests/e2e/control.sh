@@ -41,7 +41,8 @@ alive() {
 
 pool_value() { microslice pool show "$1" --json | sed -n "s/.*\"$2\": \([0-9]*\).*/\1/p"; }
 
-micro_cpus() { microslice pool show "$1" | sed -n 's/^micro_cpus *: *//p'; }
+# shown POOL KEY: as people read it.
+shown() { microslice pool show "$1" | sed -n "s/^$2 *: *//p"; }
 
 # The pCPUs that the guest's vCPUs are on or were on last, without vCPUs that it has switched off.
 cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 && $4 != "-" { print $4 }' | sort -u | tr '\n' ' '; }
@@ -182,7 +183,7 @@ must pool-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="4
 must second-on-3 xl cpupool-cpu-add second 3
 refused which-cpupool "'Pool-0' and 'second' are under microslice: choose one with --pool" microslice pool resize 1
 must second-resize microslice pool resize --pool second 1
-is second-micro-core-is-4 4 "$(micro_cpus second)"
+is second-micro-core-is-4 4 "$(shown second micro_cpus)"
 must move-there xl cpupool-migrate corunner second
 alive works-in-second corunner
 must push-there microslice symbols push corunner /tmp/ranges.json
@@ -198,7 +199,7 @@ must second-gives-4 xl cpupool-cpu-remove second 4
 must pool-gives-2 xl cpupool-cpu-remove Pool-0 2
 must second-on-2 xl cpupool-cpu-add second 2
 must second-resize-with-2 microslice pool resize --pool second 1
-is second-micro-core-is-3 3 "$(micro_cpus second)"
+is second-micro-core-is-3 3 "$(shown second micro_cpus)"
 must second-resize-0-with-2 microslice pool resize --pool second 0
 must pin-to-2 xl vcpu-pin corunner all 2
 alive works-on-2 corunner
@@ -229,6 +230,19 @@ must third-destroy xl cpupool-destroy third
 must cpu-on-3 xl cpupool-cpu-add Pool-0 3
 must cpu-on-4 xl cpupool-cpu-add Pool-0 4
 alive works-with-all-pcpus corunner
+
+phase pcpus
+# The host's own pCPUs, not only the cpupool's; 4 is the micro core.
+must host-cpu-off-4 xen-hptool cpu-offline 4
+is off-in-the-pool 0-3 "$(shown Pool-0 cpus)"
+is next-micro-core-is-3 3 "$(shown Pool-0 micro_cpus)"
+must host-cpu-off-2 xen-hptool cpu-offline 2
+alive works-without-2-and-4 corunner
+must host-cpu-on-4 xen-hptool cpu-online 4
+must host-cpu-on-2 xen-hptool cpu-online 2
+is all-are-back 0-4 "$(shown Pool-0 cpus)"
+is micro-core-is-4-again 4 "$(shown Pool-0 micro_cpus)"
+alive works-after-offline corunner
 
 phase trace
 kill -INT $tracer

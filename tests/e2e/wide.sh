@@ -17,6 +17,14 @@ xl cpupool-cpu-add Pool-0 64 >/tmp/out 2>&1
 is the-65th-is-refused yes "$(grep -qi 'no space left' /tmp/out && echo yes || tr '\n' ' ' </tmp/out)"
 is pool-0-has-64-still 0-63 "$(pool_value Pool-0 cpus)"
 
+# A pCPU that comes online goes to Pool-0, which has no room for this one.
+must host-cpu-off-5 xen-hptool cpu-offline 5
+must pool-0-takes-64 xl cpupool-cpu-add Pool-0 64
+must host-cpu-on-5 xen-hptool cpu-online 5
+is pool-0-has-no-room-for-5 0-4,6-64 "$(pool_value Pool-0 cpus)"
+must pool-0-gives-64 xl cpupool-cpu-remove Pool-0 64
+must pool-0-takes-5 xl cpupool-cpu-add Pool-0 5
+
 phase second
 must second-create xl cpupool-create 'name="second"' 'sched="microslice"' 'cpus="64-67"'
 must second-resize microslice pool resize --pool second 1

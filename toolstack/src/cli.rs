@@ -156,7 +156,7 @@ Example:
     /// Write a trace in a form that a viewer of traces opens
     #[command(after_help = "\
 Needs no Xen. Open the file at ui.perfetto.dev, which keeps it on your machine, or in chrome://tracing. Tracks: each pCPU with
-the unit (vCPU) that ran there, its yields, and why it left; accelerations by cause; settings and the number of micro cores.
+the vCPU that ran there, its yields, and why it left; accelerations by cause; settings and the number of micro cores.
 
 Example:
   microslice trace export web.trace -o web.json")]
@@ -166,20 +166,28 @@ Example:
         /// The form
         #[arg(long, value_enum, default_value = "chrome")]
         format: Format,
+        /// Symbols of a domain's kernel, or of each that they fit; may be given several times
+        #[arg(long, value_name = "[DOMAIN=]FILE")]
+        symbols: Vec<String>,
         /// Where to; printed if left out
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Print the events of a trace, with the decisions of this command's scheduler
     #[command(after_help = "\
-Columns: number, seconds since the first event, event; decision. Units (vCPUs) and domains have the scheduler's own numbers: Xen's
-records have no others, and no instruction pointer.
+Columns: number, seconds since the first event, event; decision. d2v1 is vCPU 1 of domain 2. Where a vCPU was in its kernel when it
+yielded or was preempted is an address, or with --symbols, a symbol and an offset. FILE is what `symbols import` takes: a kernel
+image, a System.map or a copy of the guest's /proc/kallsyms; it is refused if no domain of the trace runs that kernel.
 
-Example:
-  microslice trace show --limit 100 web.trace")]
+Examples:
+  microslice trace show --limit 100 web.trace
+  microslice trace show --symbols /boot/vmlinuz-6.1.0-56-amd64 web.trace")]
     Show {
         /// Trace file
         file: PathBuf,
+        /// Symbols of a domain's kernel, or of each that they fit; may be given several times
+        #[arg(long, value_name = "[DOMAIN=]FILE")]
+        symbols: Vec<String>,
         /// Only the first so many
         #[arg(long, value_name = "N")]
         limit: Option<u64>,

@@ -11,7 +11,9 @@ use crate::out::write_whole;
 use anyhow::{Context, Result, bail};
 use microslice_symtab::kaslr::Anchors;
 use microslice_symtab::{Catalog, Explanation, KernelImage, Report};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -173,7 +175,7 @@ impl KernelRanges {
 
 /// In the file a string "0x...", since a JSON reader may round large numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Address(u64);
+pub struct Address(pub u64);
 
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -183,12 +185,22 @@ impl Serialize for Address {
 
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
-        let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Address);
-        value.ok_or_else(|| {
-            D::Error::custom(format!("'{text}' is not an address: expected 0x and hex digits"))
-        })
+        struct Digits;
+        impl Visitor<'_> for Digits {
+            type Value = Address;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, 0x and hex digits")
+            }
+            // Refused here and not later: only so do errors say where in the file it is.
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Address, E> {
+                let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
+                let value = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Address);
+                value.ok_or_else(|| {
+                    E::custom(format!("'{text}' is not an address: expected 0x and hex digits"))
+                })
+            }
+        }
+        deserializer.deserialize_str(Digits)
     }
 }
 

@@ -35,7 +35,8 @@ fn changed(edit: impl FnOnce(&mut Vec<u8>)) -> (TempDir, PathBuf) {
 
 /// Where the records begin.
 fn records(bytes: &[u8]) -> usize {
-    24 + u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize
+    let after = |at: usize| at + 8 + u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    after(after(16))
 }
 
 #[test]
@@ -74,6 +75,72 @@ fn events_are_shown_in_words() {
         "pokes pCPU",
     ] {
         assert!(out.contains(words), "nothing {words} in\n{out}");
+    }
+}
+
+/// Of the first yield of a guest in its kernel: domain, vCPU, address; and the domain's name and MSR_LSTAR.
+fn a_yield(bytes: &[u8]) -> (u32, u32, u64, String, u64) {
+    let begin = 24 + u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize + 8;
+    let guests: serde_json::Value = serde_json::from_slice(&bytes[begin..records(bytes)]).unwrap();
+    let hex = |text: &str| u64::from_str_radix(&text[2..], 16).unwrap();
+    for record in bytes[records(bytes)..].chunks_exact(48) {
+        let word = |at: usize| u32::from_le_bytes(record[at..at + 4].try_into().unwrap());
+        let (rip, who) = (u64::from_le_bytes(record[8..16].try_into().unwrap()), word(28));
+        let domain = who >> 16 & 0x7fff;
+        let guest = guests.as_array().unwrap().iter().find(|guest| guest["domid"] == domain);
+        if record[40] == 11
+            && rip != 0
+            && let Some(lstar) = guest.and_then(|guest| guest["lstar"].as_str())
+        {
+            let name = guest.unwrap()["name"].as_str().unwrap().to_owned();
+            return (domain, who & 0xffff, rip, name, hex(lstar));
+        }
+    }
+    panic!("no guest yields in its kernel");
+}
+
+#[test]
+fn vcpus_have_names_and_so_has_their_kernels_code() {
+    let (folder, path) = changed(|_| ());
+    let mut bytes = Vec::new();
+    GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_end(&mut bytes).unwrap();
+    let (domain, vcpu, rip, name, lstar) = a_yield(&bytes);
+    // The kernel was linked 32 MiB below where it runs.
+    let slide = 0x200_0000;
+    let map = |file: &str, off: u64| {
+        let mut symbols = vec![
+            (lstar - slide + off, "T entry_SYSCALL_64"),
+            (rip - slide - 0x1a, "t waits_here"),
+            (rip - slide + 0x1000, "T _etext"),
+            (0xffff_ffff_8000_0000, "T _stext"),
+        ];
+        symbols.sort_unstable();
+        let lines: Vec<String> = symbols.iter().map(|(at, name)| format!("{at:016x} {name}\n")).collect();
+        let path = folder.path().join(file);
+        std::fs::write(&path, lines.concat()).unwrap();
+        path.display().to_string()
+    };
+    let (_, out, _) = microslice(&["trace", "show"], &path);
+    let plain = format!("d{domain}v{vcpu} yields in ");
+    let line = out.lines().find(|line| line.contains(&plain) && line.contains(&format!("{rip:#x}")));
+    assert!(line.is_some(), "nothing {plain} at {rip:#x} in\n{out}");
+    assert!(!out.contains("unit "), "{out}");
+    let right = map("System.map", 0);
+    for symbols in [right.clone(), format!("{name}={right}"), format!("{domain}={right}")] {
+        let (status, out, err) = microslice(&["trace", "show", "--symbols", &symbols], &path);
+        let words = format!("d{domain}v{vcpu} yields in waits_here+0x1a (");
+        assert!(status == 0 && out.contains(&words), "{symbols}: nothing {words} in\n{err}{out}");
+    }
+    let (status, out, err) = microslice(&["trace", "export", "--symbols", &right], &path);
+    assert!(status == 0 && out.contains(r#""at":"waits_here+0x1a""#), "{err}");
+    for (symbols, why) in [
+        (map("other", 0x40), "not of the kernel that a domain of the trace runs"),
+        (format!("{name}={}", map("other", 0x40)), "not of the kernel that a domain of the trace runs"),
+        (format!("nobody={right}"), "the trace has no domain 'nobody', but "),
+        (folder.path().join("none").display().to_string(), "read symbols of "),
+    ] {
+        let (status, out, err) = microslice(&["trace", "show", "--symbols", &symbols], &path);
+        assert!(status == 1 && out.is_empty() && err.contains(why), "{symbols}: {err}");
     }
 }
 
@@ -153,14 +220,18 @@ fn an_export_to_a_file_is_whole_or_leaves_what_was_there() {
 #[test]
 fn what_is_no_trace_or_a_damaged_one_says_so() {
     type Edit = fn(&mut Vec<u8>);
-    let cases: [(&str, Edit); 10] = [
+    let cases: [(&str, Edit); 11] = [
         ("not a trace", |b| b[0] ^= 1),
         ("not a trace", |b| b.truncate(10)),
-        ("its format is version 9, not 1", |b| b[8] = 9),
+        ("its format is version 9, not 2", |b| b[8] = 9),
         ("recorded under version 255 of the scheduler's state", |b| b[12] = 255),
-        ("the scheduler's state: it has not the size", |b| b.truncate(1_000)),
-        ("a state of 72057594037927936 bytes, more than 16777216", |b| {
+        ("the file ends inside the scheduler's state", |b| b.truncate(1_000)),
+        ("the scheduler's state of 72057594037927936 bytes, more than 16777216", |b| {
             b[16..24].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 1])
+        }),
+        ("the list of guests: ", |b| {
+            let at = records(b) - 2;
+            b[at] = b'x';
         }),
         ("the scheduler's state: it does not begin as a pool's state does", |b| b[24] ^= 1),
         ("event 0: kind 99 with these values is no event", |b| {

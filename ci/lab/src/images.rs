@@ -18,10 +18,8 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("xenstored", "tools/xenstored/xenstored"),
     ("xenconsoled", "tools/console/daemon/xenconsoled"),
     ("xen-init-dom0", "tools/helpers/xen-init-dom0"),
-    ("xenlockprof", "tools/misc/xenlockprof"),
+    ("xen-hptool", "tools/misc/xen-hptool"),
 ];
-/// Programs of [`PROGRAMS`] that must be there; the rest is taken when it was built.
-const REQUIRED: usize = 4;
 const BUSYBOX: &str = "/bin/busybox";
 const AGENT: [(&str, &str); 5] = [
     ("init", include_str!("../agent/init")),
@@ -107,12 +105,10 @@ fn prune(folder: &Path, name: &str) {
 fn dom0_files(inputs: &LabInputs, package: &kernel::KernelPackage) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     let mut programs: Vec<(String, PathBuf)> = Vec::new();
-    for (index, (name, place)) in PROGRAMS.iter().enumerate() {
+    for (name, place) in PROGRAMS {
         let path = inputs.xen_tree.join(place);
-        ensure!(index >= REQUIRED || path.is_file(), "dom0 image: {}: not built", path.display());
-        if path.is_file() {
-            programs.push(((*name).to_owned(), path));
-        }
+        ensure!(path.is_file(), "dom0 image: {}: not built", path.display());
+        programs.push((name.to_owned(), path));
     }
     programs.extend(inputs.microslice.iter().map(|path| ("microslice".to_owned(), path.clone())));
     let paths: Vec<&Path> = programs.iter().map(|(_, path)| path.as_path()).collect();

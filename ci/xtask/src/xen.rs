@@ -243,7 +243,7 @@ pub fn find_tools(cache: &Cache, inputs: &Inputs) -> Result<Option<PathBuf>> {
 }
 
 fn tools_key(inputs: &Inputs) -> Result<Key> {
-    let key = Key::new("tools 3").field(inputs.source.key()?.hex());
+    let key = Key::new("tools 4").field(inputs.source.key()?.hex());
     Ok(add_sections(key, &inputs.series.patches, for_tools))
 }
 
@@ -264,6 +264,8 @@ pub fn make_tools(tree: &Path, what: &str, log: &Path) -> Result<()> {
     for part in ["include", "libs", "xl", "xenstored", "console", "helpers"] {
         run::logged_in(&mut make(&tree.join("tools").join(part)), log, &mut step)?;
     }
+    // It takes pCPUs of the host off and on; the rest of that folder is not needed.
+    run::logged_in(make(&tree.join("tools/misc")).arg("xen-hptool"), log, &mut step)?;
     step.done();
     Ok(())
 }

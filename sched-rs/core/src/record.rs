@@ -15,14 +15,14 @@ use crate::time::{Span, Time};
 pub struct Record {
     /// When, ns.
     pub now: u64,
-    /// Hard affinity; or slice, and in the upper half micro slice, in us.
+    /// Hard affinity; or slice, and in the upper half micro slice, in us; or what [`Record::rip`] gives.
     pub x: u64,
     /// Soft affinity; or rate limit, and in the upper half grace, in us.
     pub y: u64,
     /// Weight; row of actions; number of micro cores, least, most and whether reserved, one byte each; domain of a new unit;
     /// number of a pCPU on the host.
     pub a: u32,
-    /// Cap; sizing mode.
+    /// Cap; sizing mode; or what [`Record::vcpu`] gives.
     pub b: u32,
     /// [`digest`] of the decision.
     pub digest: u32,
@@ -152,6 +152,29 @@ impl Record {
             _ => return None,
         };
         Some((Time(self.now), event))
+    }
+
+    /// The unit that the record is about, or that is to run, with its domain and vCPU. Xen adds that for those who read; no
+    /// decision depends on it.
+    #[must_use]
+    pub const fn vcpu(&self) -> Option<(u16, (u16, u16))> {
+        const KNOWN: u32 = 1 << 31;
+        let unit = match self.kind {
+            13 => self.run,
+            6..=12 | 14 => self.id,
+            _ => return None,
+        };
+        if self.b & KNOWN == 0 {
+            return None;
+        }
+        Some((unit, (((self.b & !KNOWN) >> 16) as u16, self.b as u16)))
+    }
+
+    /// Where a yielder, or a unit that was current and is runnable, was in its guest's kernel; 0 if it was not there, or of
+    /// other events. For those who read, too.
+    #[must_use]
+    pub const fn rip(&self) -> u64 {
+        if matches!(self.kind, 11 | 13) { self.x } else { 0 }
     }
 
     fn params(&self) -> Params {

@@ -2,9 +2,11 @@
 //! `microslice trace`: what a cpupool's scheduler was told and what it decided, to be done again anywhere.
 //!
 //! A trace file is gzip of: "msptrace", version of this format (4 bytes), version of state and records (4), size of the state
-//! (8), the state, then records of 48 bytes to the end. Numbers are little-endian.
+//! (8), the state, size of the list of guests (8), that list as JSON, then records of 48 bytes to the end. Numbers are
+//! little-endian.
 
 mod chrome;
+mod names;
 
 use super::pool::only_pool;
 use crate::cli;
@@ -19,6 +21,7 @@ use microslice_core::pool::{Decision, Event, Pool};
 use microslice_core::state::{MAX_CPUS, NIL};
 use microslice_core::{Class, Record, Span, Time};
 use microslice_ffi::replay::Replay;
+use names::{Guest, Names};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, IsTerminal, Read, Write};
@@ -26,11 +29,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MAGIC: &[u8; 8] = b"msptrace";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How long to leave Xen's buffer alone.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Largest state that is read from a file; that of Xen 4.20 has a quarter of a megabyte.
 const MAX_STATE: u64 = 16 << 20;
+/// Longest list of guests; 512 domains with the longest names take a fifth of it.
+const MAX_GUESTS: u64 = 1 << 20;
 
 /// Runs a command of the group.
 pub fn run(command: &cli::Trace, as_json: bool) -> Result<String> {
@@ -39,11 +44,11 @@ pub fn run(command: &cli::Trace, as_json: bool) -> Result<String> {
             record(pool.as_deref(), *seconds, *room, output, as_json)
         }
         cli::Trace::Replay { file } => replay(file, as_json),
-        cli::Trace::Export { file, format, output } => {
-            chrome::export(file, *format, output.as_deref())?;
+        cli::Trace::Export { file, format, symbols, output } => {
+            chrome::export(file, *format, symbols, output.as_deref())?;
             Ok(String::new())
         }
-        cli::Trace::Show { file, limit } => show(file, *limit, as_json),
+        cli::Trace::Show { file, symbols, limit } => show(file, symbols, *limit, as_json),
     }
 }
 
@@ -65,8 +70,10 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
     // Xen has one trace of a cpupool and gives its records to whoever asks: two readers would each get a part.
     let path = format!("/run/microslice/trace.{}.lock", pool.id);
     let _lock = lock(Path::new(&path), "microslice trace record")?;
-    let (events, span, lost) =
-        write_whole(output, |file| drain(xen.trace(&pool, room)?, file, Duration::from_secs_f64(seconds)))?;
+    let guests = serde_json::to_vec(&Guest::of(&xen, &pool)?)?;
+    let (events, span, lost) = write_whole(output, |file| {
+        drain(xen.trace(&pool, room)?, &guests, file, Duration::from_secs_f64(seconds))
+    })?;
     if lost {
         eprintln!(
             "microslice: Xen's buffer was full after {span:.3} s, and the trace ends there: give more --room"
@@ -80,13 +87,15 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
 
 /// Until the time is up, Ctrl-C, or a record is lost; number of records, seconds between the first and the last, and whether
 /// one was lost.
-fn drain(mut trace: Trace<'_>, file: &mut File, time: Duration) -> Result<(u64, f64, bool)> {
+fn drain(mut trace: Trace<'_>, guests: &[u8], file: &mut File, time: Duration) -> Result<(u64, f64, bool)> {
     let mut out = GzEncoder::new(BufWriter::new(file), Compression::default());
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
     out.write_all(&trace.abi.to_le_bytes())?;
     out.write_all(&(trace.state.len() as u64).to_le_bytes())?;
     out.write_all(&trace.state)?;
+    out.write_all(&(guests.len() as u64).to_le_bytes())?;
+    out.write_all(guests)?;
     let (mut events, mut first, mut last, mut lost) = (0, 0, 0, false);
     let progress = std::io::stderr().is_terminal();
     let started = Instant::now();
@@ -127,14 +136,18 @@ fn drain(mut trace: Trace<'_>, file: &mut File, time: Duration) -> Result<(u64, 
     Ok((events, last.saturating_sub(first) as f64 / 1e9, lost))
 }
 
+/// The rest of a trace file.
+type Records = GzDecoder<BufReader<File>>;
+
 /// A trace file that is being read.
 struct Reader {
-    from: GzDecoder<BufReader<File>>,
+    from: Records,
     pool: Replay,
     index: u64,
     first: u64,
     /// The number on the host of the pCPU in each slot, or that was in it last.
     numbers: [u16; MAX_CPUS],
+    names: Names,
 }
 
 /// One event, what was decided then, and what is decided now.
@@ -156,50 +169,75 @@ impl Step {
     }
 }
 
+/// What a trace file begins with: the records that follow, the state, the guests.
+fn begin(path: &Path) -> Result<(Records, Vec<u8>, Names)> {
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("open {name}"))?;
+    let mut from = GzDecoder::new(BufReader::new(file));
+    let mut head = [0; 16];
+    let read = from.read_exact(&mut head);
+    let (magic, rest) = head.split_at(8);
+    ensure!(read.is_ok() && magic == MAGIC, "read {name}: not a trace of `microslice trace record`");
+    let mut words = rest.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default()));
+    let (version, abi) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+    ensure!(version == VERSION, "read {name}: its format is version {version}, not {VERSION}");
+    ensure!(
+        abi == microslice_ffi::ABI,
+        "read {name}: recorded under version {abi} of the scheduler's state; this command replays version {}",
+        microslice_ffi::ABI
+    );
+    let mut part = |what: &str, most: u64| {
+        let (mut size, mut bytes) = ([0; 8], Vec::new());
+        from.read_exact(&mut size).with_context(|| format!("read {name}: the size of {what}"))?;
+        let size = u64::from_le_bytes(size);
+        ensure!(size <= most, "read {name}: {what} of {size} bytes, more than {most}");
+        from.by_ref().take(size).read_to_end(&mut bytes).with_context(|| format!("read {name}: {what}"))?;
+        ensure!(bytes.len() as u64 == size, "read {name}: the file ends inside {what}");
+        Ok(bytes)
+    };
+    let state = part("the scheduler's state", MAX_STATE)?;
+    let guests = part("the list of guests", MAX_GUESTS)?;
+    let guests =
+        serde_json::from_slice(&guests).with_context(|| format!("read {name}: the list of guests"))?;
+    Ok((from, state, Names::new(guests)))
+}
+
+/// The next record; none at the end of the file.
+fn next_record(from: &mut Records) -> Result<Option<Record>> {
+    let mut bytes = [0; 48];
+    let mut got = 0;
+    while got < bytes.len() {
+        match from.read(bytes.get_mut(got..).unwrap_or_default()) {
+            Ok(0) if got == 0 => return Ok(None),
+            Ok(0) => bail!("the file ends inside it"),
+            Ok(n) => got += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(Some(Record::from_bytes(&bytes)))
+}
+
 impl Reader {
-    fn open(path: &Path) -> Result<Reader> {
+    /// Opens a trace, with files of symbols for the names of code.
+    fn open(path: &Path, symbols: &[String]) -> Result<Reader> {
+        let (from, state, mut names) = begin(path)?;
+        symbols.iter().try_for_each(|text| names.symbols(text))?;
         let name = path.display();
-        let file = File::open(path).with_context(|| format!("open {name}"))?;
-        let mut from = GzDecoder::new(BufReader::new(file));
-        let mut head = [0; 24];
-        let read = from.read_exact(&mut head);
-        let (magic, rest) = head.split_at(8);
-        ensure!(read.is_ok() && magic == MAGIC, "read {name}: not a trace of `microslice trace record`");
-        let mut words = rest.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().unwrap_or_default()));
-        let (version, abi) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
-        let size = words.next().map_or(0, u64::from) | words.next().map_or(0, u64::from) << 32;
-        ensure!(version == VERSION, "read {name}: its format is version {version}, not {VERSION}");
-        ensure!(
-            abi == microslice_ffi::ABI,
-            "read {name}: recorded under version {abi} of the scheduler's state; this command replays version {}",
-            microslice_ffi::ABI
-        );
-        ensure!(size <= MAX_STATE, "read {name}: a state of {size} bytes, more than {MAX_STATE}");
-        let mut state = Vec::new();
-        from.by_ref().take(size).read_to_end(&mut state).with_context(|| format!("read {name}"))?;
         let mut pool = Replay::new(&state).with_context(|| format!("read {name}: the scheduler's state"))?;
         let numbers = pool.look(|pool| pool.shared.cpus.map(|cpu| cpu.number)).unwrap_or([0; MAX_CPUS]);
-        Ok(Reader { from, pool, index: 0, first: 0, numbers })
-    }
-
-    fn record(&mut self) -> Result<Option<Record>> {
-        let mut bytes = [0; 48];
-        let mut got = 0;
-        while got < bytes.len() {
-            match self.from.read(bytes.get_mut(got..).unwrap_or_default()) {
-                Ok(0) if got == 0 => return Ok(None),
-                Ok(0) => bail!("event {}: the file ends inside it", self.index),
-                Ok(n) => got += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e).with_context(|| format!("event {}", self.index)),
-            }
+        // Units that were there before the trace are named by the first record about them.
+        let (mut ahead, ..) = begin(path)?;
+        while let Ok(Some(record)) = next_record(&mut ahead) {
+            names.note(&record, true);
         }
-        Ok(Some(Record::from_bytes(&bytes)))
+        Ok(Reader { from, pool, index: 0, first: 0, numbers, names })
     }
 
     fn next(&mut self) -> Result<Option<Step>> {
-        let Some(record) = self.record()? else { return Ok(None) };
         let index = self.index;
+        let record = next_record(&mut self.from).with_context(|| format!("event {index}"))?;
+        let Some(record) = record else { return Ok(None) };
         ensure!(
             record.seq == index as u32,
             "event {index}: its number is {}: events are missing",
@@ -209,6 +247,7 @@ impl Reader {
             Some((_, Event::Schedule { cpu, .. })) => self.running(cpu),
             _ => None,
         };
+        self.names.note(&record, false);
         let Some((now, event, decision)) = self.pool.step(&record) else {
             bail!("event {index}: kind {} with these values is no event", record.kind);
         };
@@ -244,6 +283,7 @@ impl Reader {
     }
 
     fn said(&self, step: &Step) -> String {
+        let who = |unit| self.names.who(unit);
         match step.event {
             Event::CpuUp { cpu, .. } => format!("pCPU {} joins", self.host(cpu)),
             Event::CpuDown { cpu } => format!("pCPU {} leaves", self.host(cpu)),
@@ -259,7 +299,7 @@ impl Reader {
             Event::Wake { unit } => format!("{} wakes", who(unit)),
             Event::Sleep { unit } => format!("{} sleeps", who(unit)),
             Event::Yield { unit, class } => {
-                format!("{} yields{}", who(unit), place(class))
+                format!("{} yields{}", who(unit), self.names.place(unit, step.record.rip(), class))
             }
             Event::Kick { unit } => format!("{} gets an event", who(unit)),
             Event::Schedule { cpu, runnable, class, .. } => {
@@ -268,8 +308,9 @@ impl Reader {
                     None => format!("pCPU {cpu} is free"),
                     Some((_, who)) if !runnable => format!("{who} leaves pCPU {cpu}"),
                     Some((unit, who)) if unit == step.now.run => format!("{who} stays on pCPU {cpu}"),
-                    Some((_, who)) => {
-                        format!("{who} preempted on pCPU {cpu}{}", place(class))
+                    Some((unit, who)) => {
+                        let place = self.names.place(unit, step.record.rip(), class);
+                        format!("{who} preempted on pCPU {cpu}{place}")
                     }
                 }
             }
@@ -291,7 +332,7 @@ impl Reader {
             let cpu = self.host(cpu);
             words.push(match d.run {
                 NIL => format!("pCPU {cpu} idles"),
-                unit => format!("{} runs for {} us", who(unit), d.slice.0 / 1_000),
+                unit => format!("{} runs for {} us", self.names.who(unit), d.slice.0 / 1_000),
             });
         }
         if d.kept {
@@ -308,16 +349,6 @@ impl Reader {
     }
 }
 
-/// " in lock-wait", if it was in anything critical.
-fn place(class: Class) -> String {
-    if class == Class::None { String::new() } else { format!(" in {}", class_words(class)) }
-}
-
-/// A unit: the scheduler's own number of a vCPU.
-fn who(unit: u16) -> String {
-    format!("unit {unit}")
-}
-
 #[derive(Serialize)]
 struct Replayed {
     events: u64,
@@ -326,7 +357,7 @@ struct Replayed {
 }
 
 fn replay(file: &Path, as_json: bool) -> Result<String> {
-    let mut reader = Reader::open(file)?;
+    let mut reader = Reader::open(file, &[])?;
     let mut seconds = 0.0;
     while let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? {
         if !step.same {
@@ -336,7 +367,7 @@ fn replay(file: &Path, as_json: bool) -> Result<String> {
                 step.index,
                 step.seconds(),
                 reader.said(&step),
-                if step.record.run == NIL { "no unit".into() } else { who(step.record.run) },
+                if step.record.run == NIL { "no unit".into() } else { reader.names.who(step.record.run) },
                 reader.decided(&step),
             );
         }
@@ -357,8 +388,8 @@ struct Shown {
     decision: String,
 }
 
-fn show(file: &Path, limit: Option<u64>, as_json: bool) -> Result<String> {
-    let mut reader = Reader::open(file)?;
+fn show(file: &Path, symbols: &[String], limit: Option<u64>, as_json: bool) -> Result<String> {
+    let mut reader = Reader::open(file, symbols)?;
     let (mut text, mut list) = (String::new(), Vec::new());
     while reader.index < limit.unwrap_or(u64::MAX) {
         let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? else { break };

@@ -7,7 +7,7 @@
 //!
 //! What runs and why comes from the replayed scheduler; a trace whose decisions this command does not repeat is refused.
 
-use super::{Reader, Step, class_words, who};
+use super::{Reader, Step, class_words};
 use crate::cli::Format;
 use crate::out::write_whole;
 use anyhow::{Context, Result, ensure};
@@ -28,11 +28,11 @@ const ACCELERATIONS: u32 = 1_000_001;
 const CONTROL: u32 = 1_000_002;
 
 /// Writes a trace to a file, or to standard output.
-pub fn export(file: &Path, format: Format, output: Option<&Path>) -> Result<()> {
+pub fn export(file: &Path, format: Format, symbols: &[String], output: Option<&Path>) -> Result<()> {
     let Format::Chrome = format;
     let written = match output {
-        Some(path) => write_whole(path, |out| all(file, &mut BufWriter::new(out))),
-        None => all(file, &mut BufWriter::new(io::stdout().lock())),
+        Some(path) => write_whole(path, |out| all(file, symbols, &mut BufWriter::new(out))),
+        None => all(file, symbols, &mut BufWriter::new(io::stdout().lock())),
     };
     match written {
         // `trace export | head`: the reader has what it wanted.
@@ -43,8 +43,8 @@ pub fn export(file: &Path, format: Format, output: Option<&Path>) -> Result<()> 
     }
 }
 
-fn all(file: &Path, out: &mut impl Write) -> Result<()> {
-    let mut reader = Reader::open(file)?;
+fn all(file: &Path, symbols: &[String], out: &mut impl Write) -> Result<()> {
+    let mut reader = Reader::open(file, symbols)?;
     let mut export = Export::begin(&mut reader, out)?;
     while let Some(step) = reader.next().with_context(|| format!("read {}", file.display()))? {
         ensure!(
@@ -156,7 +156,8 @@ impl<'a, W: Write> Export<'a, W> {
                 self.yielded.insert(unit);
                 let on = self.tracks.iter().position(|track| track.unit == unit);
                 if let Some(slot) = on.and_then(|slot| u8::try_from(slot).ok()) {
-                    let args = json!({"unit": unit, "keeps its pCPU": step.now.kept});
+                    let mut args = json!({"unit": unit, "keeps its pCPU": step.now.kept});
+                    at(reader, unit, step, &mut args);
                     let name = format!("yield in {}", class_words(class));
                     self.instant(&name, "yield", PCPUS, thread(reader, slot), args)?;
                 }
@@ -179,11 +180,11 @@ impl<'a, W: Write> Export<'a, W> {
                         _ if track.until <= self.now => "its slice is over",
                         _ => "preempted",
                     };
-                    let args = if runnable {
-                        json!({"left": left, "in": class_words(class)})
-                    } else {
-                        json!({"left": left})
-                    };
+                    let mut args = json!({"left": left});
+                    if let Some(args) = args.as_object_mut().filter(|_| runnable) {
+                        args.insert("in".into(), class_words(class).into());
+                    }
+                    at(reader, before, step, &mut args);
                     self.stop(reader, slot, args)?;
                 }
                 if let Some(before) = step.before {
@@ -238,7 +239,7 @@ impl<'a, W: Write> Export<'a, W> {
                 args.insert("why".into(), cause.into());
             }
         }
-        let name = title(unit, work);
+        let name = title(reader, unit, work);
         let cat = Some(if micro { "micro" } else { "normal" });
         let tid = thread(reader, slot);
         self.put(&Entry { name: &name, ph: "B", cat, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
@@ -257,7 +258,7 @@ impl<'a, W: Write> Export<'a, W> {
         self.yielded.remove(&unit);
         let work = self.tracks.get(usize::from(slot)).map_or(Work::Idle, |track| track.work);
         // Viewers want the name with which it began.
-        let name = title(unit, work);
+        let name = title(reader, unit, work);
         let tid = thread(reader, slot);
         self.put(&Entry { name: &name, ph: "E", cat: None, ts: self.ts(), pid: PCPUS, tid, s: None, args })?;
         if let Some(track) = self.tracks.get_mut(usize::from(slot)) {
@@ -378,9 +379,18 @@ impl<'a, W: Write> Export<'a, W> {
     }
 }
 
+/// Adds where in its kernel a unit was, if that is known.
+fn at(reader: &Reader, unit: u16, step: &Step, args: &mut Value) {
+    let rip = step.record.rip();
+    if let Some(args) = args.as_object_mut().filter(|_| rip != 0) {
+        let place = reader.names.symbol(unit, rip).unwrap_or_else(|| format!("{rip:#x}"));
+        args.insert("at".into(), place.into());
+    }
+}
+
 /// What a slice is called.
-fn title(unit: u16, work: Work) -> String {
-    who(unit) + if work == Work::Micro { " micro" } else { "" }
+fn title(reader: &Reader, unit: u16, work: Work) -> String {
+    reader.names.who(unit) + if work == Work::Micro { " micro" } else { "" }
 }
 
 /// The thread of a pCPU of the pool.
