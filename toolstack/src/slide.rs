@@ -23,7 +23,11 @@ pub fn slide(xen: &Xen, domain: &Domain, kernel: &KernelRanges, wanted: Slide) -
         Slide::Bytes(bytes) if domain.kind == Kind::Pv || nothing_to_check => return Ok(bytes),
         _ => {}
     }
-    let live = xen.kernel_entries(domain)?;
+    let live = if kernel.anchors.page_fault.is_empty() {
+        Live { lstar: xen.lstar(domain)?, page_fault: None }
+    } else {
+        xen.kernel_entries(domain)?
+    };
     let slide = decide(&kernel.anchors, live, wanted)
         .map_err(|why| Error::refused(Op::ReadSlide, domain.object(), why))?;
     if live.lstar != 0

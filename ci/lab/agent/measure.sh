@@ -61,6 +61,8 @@ fi
 if [ "$TRACE" = 1 ]; then
     collect replay microslice trace replay --json /tmp/pool.trace
     collect trace base64 /tmp/pool.trace
+    microslice trace show --symbols /boot/vmlinuz /tmp/pool.trace >/tmp/shown 2>&1 || { cat /tmp/shown; fail "trace show"; }
+    collect yields sh -c "grep -m 20 ' yields in ' /tmp/shown"
 fi
 for domain in $domains; do xl destroy $domain || fail "destroy $domain"; done
 phase done

@@ -257,6 +257,15 @@ fn replayed(args: &E2eArgs, transcript: &Transcript) -> Result<()> {
         .with_context(|| format!("report of the replay: {}", replay.text))?;
     let events = report.get("events").and_then(serde_json::Value::as_u64).unwrap_or(0);
     ensure!(events > 100, "only {events} events were recorded in 0.3 s of a busy pool");
+    // Names of code come from the image of the guests' kernel, and the RIP that Xen has noted.
+    let yields = &captured("yields")?.text;
+    ensure!(
+        yields
+            .lines()
+            .any(|line| line.contains(" yields in ") && line.contains("+0x") && line.contains("(ipi-wait)")),
+        "no yield in an IPI wait has the name of its code: {}",
+        yields.trim()
+    );
     let text: String = captured("trace")?.text.split_whitespace().collect();
     let trace = base64::engine::general_purpose::STANDARD.decode(text).context("the trace that came out")?;
     let path = args.folder.join("pool.trace");

@@ -34,8 +34,8 @@ impl Guest {
     pub fn of(xen: &Xen, pool: &Pool) -> Result<Vec<Guest>> {
         let domains = xen.domains()?.into_iter().filter(|domain| domain.pool == pool.id);
         let guest = |domain: crate::hyper::safe::types::Domain| {
-            let live = (domain.kind == Kind::Hvm).then(|| xen.kernel_entries(&domain).ok()).flatten();
-            let lstar = live.map(|live| live.lstar).filter(|lstar| *lstar != 0).map(Address);
+            let lstar = (domain.kind == Kind::Hvm).then(|| xen.lstar(&domain).ok()).flatten();
+            let lstar = lstar.filter(|lstar| *lstar != 0).map(Address);
             Guest { domid: domain.id, name: domain.name, lstar }
         };
         Ok(domains.map(guest).collect())

@@ -267,7 +267,12 @@ impl Xen {
         Ok(Stats::from(&*stats.first()))
     }
 
-    /// Where vCPU 0 of the domain takes system calls (0 if its kernel has not said so yet) and page faults.
+    /// Where vCPU 0 of the domain takes system calls; 0 if its kernel has not said so yet.
+    pub fn lstar(&self, domain: &Domain) -> Result<u64, Error> {
+        Ok(self.cpu(domain)?.lstar)
+    }
+
+    /// The same, and where it takes page faults, which its memory says.
     pub fn kernel_entries(&self, domain: &Domain) -> Result<Live, Error> {
         let cpu = self.cpu(domain)?;
         if cpu.lstar == 0 {
