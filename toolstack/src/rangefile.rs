@@ -68,7 +68,7 @@ pub fn catalog(path: Option<&Path>) -> Result<Catalog> {
 }
 
 /// symtab's messages hold their causes already: without this the chain would be printed twice.
-fn flat(error: microslice_symtab::Error) -> anyhow::Error {
+pub fn flat(error: microslice_symtab::Error) -> anyhow::Error {
     anyhow::Error::msg(error.to_string())
 }
 

@@ -6,8 +6,8 @@
 
 use crate::hyper::safe::Xen;
 use crate::hyper::safe::types::{Kind, Pool};
-use crate::rangefile::Address;
-use anyhow::{Context, Result, bail, ensure};
+use crate::rangefile::{Address, flat};
+use anyhow::{Result, bail, ensure};
 use microslice_core::{Class, Record};
 use microslice_symtab::KernelImage;
 use microslice_symtab::kaslr::{Anchors, Live};
@@ -123,8 +123,7 @@ impl Names {
             Some((domain, file)) if !domain.contains('/') => (Some(domain), file),
             _ => (None, text),
         };
-        let image = KernelImage::open(Path::new(file)).with_context(|| format!("read symbols of {file}"))?;
-        let image = Rc::new(image);
+        let image = Rc::new(KernelImage::open(Path::new(file)).map_err(flat)?);
         let known = || self.guests.iter().map(Guest::named).collect::<Vec<_>>().join(", ");
         let (mut fits, mut why) = (Vec::new(), Vec::new());
         for guest in &self.guests {
