@@ -17,14 +17,10 @@ get() { eval "echo \"\$$1_$2\""; }
 put() { eval "$1_$2=$3"; }
 
 range() { echo "  - {start: \"0xffffffff8100${1}000\", end: \"0xffffffff8100${1}100\", class: $2, names: [a]}"; }
-ranges_file() {
-    echo "microslice-ranges: 1"
-    echo "entry_SYSCALL_64: \"0xffffffff81000080\""
-    echo "ranges:"
-}
-# By the daemon: 3 ranges, 10 MiB further on, since MSR_LSTAR is. By hand: 5, as they stand.
-{ ranges_file; range 1 irq; range 2 lock-wait; range 3 ipi-wait; } >/tmp/daemon.yaml
-{ ranges_file; for n in 1 2 3 4 5; do range $n irq; done; } >/tmp/hand.yaml
+# By the daemon: 3 ranges, 10 MiB further on, since MSR_LSTAR is. By hand: 5, as they stand, in a file that does not say
+# which kernel it is of.
+{ echo "microslice-ranges: 1"; echo 'entry_SYSCALL_64: "0xffffffff81000080"'; echo "ranges:"; range 1 irq; range 2 lock-wait; range 3 ipi-wait; } >/tmp/daemon.yaml
+{ echo "microslice-ranges: 1"; echo "ranges:"; for n in 1 2 3 4 5; do range $n irq; done; } >/tmp/hand.yaml
 DAEMON_TABLE=0xffffffff81a01000 HAND_TABLE=0xffffffff81001000
 
 policy() {
