@@ -108,7 +108,7 @@ fn vcpus_have_names_and_so_has_their_kernels_code() {
     // The kernel was linked 2 MiB below where it runs.
     let slide = 0x20_0000;
     let map = |file: &str, off: u64| {
-        let mut symbols = vec![
+        let mut symbols = [
             (lstar - slide + off, "T entry_SYSCALL_64"),
             (rip - slide - 0x1a, "t waits_here"),
             (rip - slide + 0x1000, "T _etext"),
