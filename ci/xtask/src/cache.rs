@@ -184,7 +184,7 @@ impl Cache {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                ui::say(&format!("waiting for another run that is making {name}"));
+                ui::say(&format!("waiting for {name}, which another run or part of this one makes"));
                 file.lock().with_context(|| format!("locking {}", path.display()))?;
             }
             Err(TryLockError::Error(e)) => {

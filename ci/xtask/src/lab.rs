@@ -177,8 +177,7 @@ fn jobs(wanted: Option<usize>) -> usize {
 /// If a part cannot be built or had.
 pub fn inputs(cache: &Cache, root: &Path, version: &str) -> Result<LabInputs> {
     let sources = Inputs::read(root, version, None)?;
-    let hypervisor = xen::hypervisor(cache, root, &sources, Variant { microslice: true, lab: true })?;
-    let xen_tree = xen::tools(cache, &sources)?;
+    let (hypervisor, xen_tree) = xen::both(cache, root, &sources, Variant { microslice: true, lab: true })?;
     let microslice = toolstack::build(root, &xen_tree)?;
     let inputs = LabInputs {
         hypervisor: hypervisor.xen,

@@ -251,8 +251,12 @@ fn project_root() -> Result<PathBuf> {
 fn xen_build(cache: &Cache, root: &Path, args: &XenBuild) -> Result<()> {
     let inputs = Inputs::read(root, &args.which.xen, args.which.src.as_deref())?;
     let variant = Variant { microslice: !args.without, lab: args.lab };
-    let hypervisor = xen::hypervisor(cache, root, &inputs, variant)?;
-    let tools = if args.no_tools { None } else { Some(xen::tools(cache, &inputs)?) };
+    let (hypervisor, tools) = if args.no_tools {
+        (xen::hypervisor(cache, root, &inputs, variant)?, None)
+    } else {
+        let (hypervisor, tools) = xen::both(cache, root, &inputs, variant)?;
+        (hypervisor, Some(tools))
+    };
     if args.json {
         let all = json!({ "hypervisor": hypervisor, "tools": tools, "xen": inputs.series.base.version() });
         println!("{}", serde_json::to_string_pretty(&all)?);

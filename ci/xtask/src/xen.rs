@@ -11,7 +11,7 @@ use crate::rustlib::{self, Object};
 use crate::series::{Patch, Series, add_sections, for_hypervisor, for_tools};
 use crate::source::{self, Source};
 use crate::ui::{self, Step};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -231,6 +231,19 @@ pub fn tools(cache: &Cache, inputs: &Inputs) -> Result<PathBuf> {
         source::apply(dir, &inputs.series.patches)?;
         step.done();
         make_tools(dir, "xen: building the tools", &cache.log("xen-tools"))
+    })
+}
+
+/// The hypervisor and the tools, side by side: each keeps one core busy only for much of the time.
+///
+/// # Errors
+/// If one of them cannot be built.
+pub fn both(cache: &Cache, root: &Path, inputs: &Inputs, variant: Variant) -> Result<(Hypervisor, PathBuf)> {
+    std::thread::scope(|scope| {
+        let tools = scope.spawn(|| tools(cache, inputs));
+        let hypervisor = hypervisor(cache, root, inputs, variant);
+        let tools = tools.join().map_err(|_| anyhow!("building the tools: a thread panicked"))?;
+        Ok((hypervisor?, tools?))
     })
 }
 
