@@ -184,8 +184,12 @@ fn one(args: &E2eArgs, images: &Images, package: &[u8], case: Case) -> Result<()
             Ok(())
         }
         _ => {
-            replayed(args, &finished.transcript)?;
-            accelerated(&record)
+            // All that is broken, not only the first.
+            let found = [accelerated(&record), replayed(args, &finished.transcript)];
+            let broken: Vec<String> =
+                found.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+            ensure!(broken.is_empty(), "{}", broken.join("; "));
+            Ok(())
         }
     }
 }
