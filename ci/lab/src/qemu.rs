@@ -50,8 +50,9 @@ pub struct Machine<'a> {
     pub log: PathBuf,
 }
 
+// loglvl: Xen prints the line of a WARN_ON() at the level of information.
 const XEN: &str = "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 dom0_vcpus_pin x2apic=0 \
-                   cpuidle=0 bootscrub=0 loglvl=warning guest_loglvl=warning/warning";
+                   cpuidle=0 bootscrub=0 loglvl=info guest_loglvl=warning/warning";
 const DOM0: &str = "console=hvc0 panic=1 quiet loglevel=1 nokaslr nowatchdog cryptomgr.notests";
 
 impl Machine<'_> {
