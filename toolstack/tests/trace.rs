@@ -105,13 +105,13 @@ fn vcpus_have_names_and_so_has_their_kernels_code() {
     let mut bytes = Vec::new();
     GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_end(&mut bytes).unwrap();
     let (domain, vcpu, rip, name, lstar) = a_yield(&bytes);
-    // The kernel was linked 2 MiB below where it runs.
-    let slide = 0x20_0000;
-    let map = |file: &str, off: u64| {
+    // The kernel was linked 2 MiB below where it runs, or runs where it was linked.
+    let map = |file: &str, off: u64, slide: u64| {
         let mut symbols = [
             (lstar - slide + off, "T entry_SYSCALL_64"),
             (rip - slide - 0x1a, "t waits_here"),
             (rip - slide + 0x1000, "T _etext"),
+            (0, "A fixed_percpu_data"),
             (0xffff_ffff_8000_0000, "T _stext"),
         ];
         symbols.sort_unstable();
@@ -125,17 +125,23 @@ fn vcpus_have_names_and_so_has_their_kernels_code() {
     let line = out.lines().find(|line| line.contains(&plain) && line.contains(&format!("{rip:#x}")));
     assert!(line.is_some(), "nothing {plain} at {rip:#x} in\n{out}");
     assert!(!out.contains("unit "), "{out}");
-    let right = map("System.map", 0);
-    for symbols in [right.clone(), format!("{name}={right}"), format!("{domain}={right}")] {
+    let right = map("System.map", 0, 0x20_0000);
+    let unmoved = map("unmoved", 0, 0);
+    for symbols in [right.clone(), unmoved, format!("{name}={right}"), format!("{domain}={right}")] {
         let (status, out, err) = microslice(&["trace", "show", "--symbols", &symbols], &path);
         let words = format!("d{domain}v{vcpu} yields in waits_here+0x1a (");
         assert!(status == 0 && out.contains(&words), "{symbols}: nothing {words} in\n{err}{out}");
+        // Xen notes 0 for user mode.
+        assert!(!out.contains("fixed_percpu_data"), "{out}");
     }
     let (status, out, err) = microslice(&["trace", "export", "--symbols", &right], &path);
     assert!(status == 0 && out.contains(r#""at":"waits_here+0x1a""#), "{err}");
     for (symbols, why) in [
-        (map("other", 0x40), "not of the kernel that a domain of the trace runs"),
-        (format!("{name}={}", map("other", 0x40)), "not of the kernel that a domain of the trace runs"),
+        (map("other", 0x40, 0x20_0000), "not of the kernel that a domain of the trace runs"),
+        (
+            format!("{name}={}", map("other", 0x40, 0x20_0000)),
+            "not of the kernel that a domain of the trace runs",
+        ),
         (format!("nobody={right}"), "the trace has no domain 'nobody', but "),
         (folder.path().join("none").display().to_string(), "No such file"),
     ] {
@@ -152,10 +158,10 @@ fn an_export_is_whole_json_with_a_track_for_each_pcpu_on_which_nothing_overlaps(
         r#"{"displayTimeUnit":"ms","traceEvents":["#,
         r#"{"args":{"name":"pCPUs"},"name":"process_name","ph":"M","pid":1}"#,
         r#"{"args":{"name":"scheduler"},"name":"process_name","ph":"M","pid":2}"#,
-        r#"{"args":{"name":"accelerations"},"name":"thread_name","ph":"M","pid":2,"tid":1000001}"#,
-        r#"{"args":{"name":"settings and sizing"},"name":"thread_name","ph":"M","pid":2,"tid":1000002}"#,
-        r#"{"args":{"name":"pCPU 0"},"name":"thread_name","ph":"M","pid":1,"tid":1}"#,
-        r#"{"args":{"sort_index":1},"name":"thread_sort_index","ph":"M","pid":1,"tid":1}"#,
+        r#"{"args":{"name":"accelerations"},"name":"thread_name","ph":"M","pid":2,"tid":11}"#,
+        r#"{"args":{"name":"settings and sizing"},"name":"thread_name","ph":"M","pid":2,"tid":12}"#,
+        r#"{"args":{"name":"pCPU 0"},"name":"thread_name","ph":"M","pid":1,"tid":100}"#,
+        r#"{"args":{"sort_index":100},"name":"thread_sort_index","ph":"M","pid":1,"tid":100}"#,
     ];
     for (line, begin) in out.lines().zip(begins) {
         assert_eq!(line.trim_end_matches(','), begin);

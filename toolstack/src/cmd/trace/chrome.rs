@@ -20,12 +20,14 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-/// The process of the pCPUs' tracks; a thread is a pCPU's number and 1, as 0 is the idle thread to viewers.
+/// The process of the pCPUs' tracks, and the thread of pCPU 0: viewers show these numbers, take 0 for the idle thread, and one that is a
+/// process's too for its main thread.
 const PCPUS: u32 = 1;
+const PCPU_0: u32 = 100;
 /// The process of the other tracks, and its threads.
 const SCHEDULER: u32 = 2;
-const ACCELERATIONS: u32 = 1_000_001;
-const CONTROL: u32 = 1_000_002;
+const ACCELERATIONS: u32 = 11;
+const CONTROL: u32 = 12;
 
 /// Writes a trace to a file, or to standard output.
 pub fn export(file: &Path, format: Format, symbols: &[String], output: Option<&Path>) -> Result<()> {
@@ -326,9 +328,10 @@ impl<'a, W: Write> Export<'a, W> {
 
     /// The counter.
     fn cores(&mut self) -> Result<()> {
+        // Perfetto shows both names.
         let args = json!({"cores": self.micro.count_ones()});
         self.put(&Entry {
-            name: "micro cores",
+            name: "micro",
             ph: "C",
             cat: None,
             ts: self.ts(),
@@ -360,7 +363,7 @@ impl<'a, W: Write> Export<'a, W> {
             return Ok(());
         }
         self.named |= 1 << slot;
-        self.label("thread_name", PCPUS, Some(tid), &format!("pCPU {}", tid - 1))?;
+        self.label("thread_name", PCPUS, Some(tid), &format!("pCPU {}", tid - PCPU_0))?;
         let order = json!({"name": "thread_sort_index", "ph": "M", "pid": PCPUS, "tid": tid, "args": {"sort_index": tid}});
         self.put(&order)
     }
@@ -388,12 +391,12 @@ fn at(reader: &Reader, unit: u16, step: &Step, args: &mut Value) {
     }
 }
 
-/// What a slice is called.
+/// What a slice is called. Viewers choose its colour by the words in it, not by numbers: hence the domain's name.
 fn title(reader: &Reader, unit: u16, work: Work) -> String {
-    reader.names.who(unit) + if work == Work::Micro { " micro" } else { "" }
+    reader.names.whose(unit) + if work == Work::Micro { " micro" } else { "" }
 }
 
 /// The thread of a pCPU of the pool.
 fn thread(reader: &Reader, slot: u8) -> u32 {
-    u32::from(reader.host(slot)) + 1
+    u32::from(reader.host(slot)) + PCPU_0
 }

@@ -92,6 +92,13 @@ impl Names {
         }
     }
 
+    /// The same with the domain's name, where that is known: "web v1".
+    pub fn whose(&self, unit: u16) -> String {
+        let guest = |domain: u16| self.guests.iter().find(|guest| guest.domid == u32::from(domain));
+        let named = |(domain, vcpu): &(u16, u16)| Some(format!("{} v{vcpu}", guest(*domain)?.name.as_ref()?));
+        self.units.get(&unit).and_then(named).unwrap_or_else(|| self.who(unit))
+    }
+
     /// " in queued_spin_lock_slowpath+0x1a (lock-wait)", as much of it as is known; empty of user mode and of what was not looked at.
     pub fn place(&self, unit: u16, rip: u64, class: Class) -> String {
         let class = (class != Class::None).then(|| super::class_words(class));
@@ -109,7 +116,8 @@ impl Names {
     pub fn symbol(&self, unit: u16, rip: u64) -> Option<String> {
         let (domain, _) = self.units.get(&unit)?;
         let kernel = self.kernels.get(&u32::from(*domain))?;
-        let address = rip.checked_sub(kernel.slide)?;
+        // Per-CPU variables have symbols from 0 on.
+        let address = (rip != 0).then(|| rip.checked_sub(kernel.slide))??;
         let symbol = kernel.image.symbols_at(address).next()?;
         Some(match address - symbol.address {
             0 => symbol.name.to_owned(),
