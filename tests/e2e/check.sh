@@ -13,13 +13,17 @@ must() {
 # is NAME WANTED GOT
 is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "wanted '$2', got '$3'"; fi; }
 
-# soon NAME SECONDS COMMAND...: it succeeds within SECONDS, tried every 50 ms.
+# soon NAME SECONDS COMMAND...: it succeeds within SECONDS, tried every 50 ms, and twice at least.
 soon() {
-    name=$1 tries=$(($2 * 20)); shift 2
+    name=$1 until=$(($(seconds) + $2)) tries=0; shift 2
     until "$@" >/tmp/soon 2>&1; do
-        tries=$((tries - 1))
-        [ $tries -lt 0 ] && { bad "$name" "$*: not so in time: $(tr '\n' ' ' </tmp/soon)"; return 1; }
+        tries=$((tries + 1))
+        if [ "$(seconds)" -gt $until ] && [ $tries -gt 1 ]; then
+            bad "$name" "$*: not so in time: $(tr '\n' ' ' </tmp/soon)"
+            return 1
+        fi
         usleep 50000
     done
     ok "$name"
 }
+seconds() { read -r now _ </proc/uptime; echo "${now%.*}"; }

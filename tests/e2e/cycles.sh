@@ -16,11 +16,12 @@ rnd() { SEED=$(((SEED * 1103515245 + 12345) & 0x7fffffff)); R=$((SEED / 65536 % 
 get() { eval "echo \"\$$1_$2\""; }
 put() { eval "$1_$2=$3"; }
 
-range() { echo "  - {start: \"0xffffffff8100${1}000\", end: \"0xffffffff8100${1}100\", class: $2, names: [a]}"; }
-# By the daemon: 3 ranges, 10 MiB further on, since MSR_LSTAR is. By hand: 5, as they stand, in a file that does not say
-# which kernel it is of.
-{ echo "microslice-ranges: 1"; echo 'entry_SYSCALL_64: "0xffffffff81000080"'; echo "ranges:"; range 1 irq; range 2 lock-wait; range 3 ipi-wait; } >/tmp/daemon.yaml
-{ echo "microslice-ranges: 1"; echo "ranges:"; for n in 1 2 3 4 5; do range $n irq; done; } >/tmp/hand.yaml
+# ranges COUNT: as lines of a file.
+ranges() { n=0; while [ $n -lt "$1" ]; do printf '  - {start: "0xffffffff%x00", end: "0xffffffff%x80", class: irq, names: [a]}\n' $((0x810010 + n)) $((0x810010 + n)); n=$((n + 1)); done; }
+# By the daemon: 3 ranges, 10 MiB further on, since MSR_LSTAR is. By hand: so many that a table which is not given back shows among
+# Xen's free pages, as they stand, in a file that does not say which kernel it is of.
+{ echo "microslice-ranges: 1"; echo 'entry_SYSCALL_64: "0xffffffff81000080"'; echo "ranges:"; ranges 3; } >/tmp/daemon.yaml
+{ echo "microslice-ranges: 1"; echo "ranges:"; ranges 1000; } >/tmp/hand.yaml
 DAEMON_TABLE=0xffffffff81a01000 HAND_TABLE=0xffffffff81001000
 
 policy() {
@@ -60,7 +61,7 @@ should_be() {
     done
     echo "micro $micro"
 }
-same() { is_now >/tmp/is; should_be >/tmp/should; diff /tmp/should /tmp/is; }
+same() { is_now >/tmp/is; should_be >/tmp/should; diff -U 0 /tmp/should /tmp/is; }
 
 # A command that is killed did all or nothing: NOW is what it did. killed KEY BEFORE AFTER COMMAND...
 killed() {
@@ -145,8 +146,8 @@ for slot in $SLOTS; do put up $slot 0; done
 policy >$FILE
 start_daemon
 # All slots once: what Xen keeps for good it has then.
-for slot in $SLOTS; do create $slot; done
-soon all-are-as-they-should 20 same
+for slot in $SLOTS; do phase "create-$slot"; create $slot; done
+soon all-are-as-they-should 20 same || collect daemon tail -20 /tmp/daemon.log
 for slot in $SLOTS; do destroy $slot; done
 soon all-are-gone 20 same
 usleep 1000000
@@ -173,8 +174,9 @@ must only-dom0 test "$(xl list | wc -l)" = 2
 kill -TERM $daemon
 wait $daemon
 is daemon-ends 0 $?
-# Destroyed domains give back their last pages after a grace period of RCU.
-back() { after=$(heap); echo "$after of $pages pages"; [ "$after" -ge $((pages - 4)) ]; }
+# Xen's allocator keeps some pages of small pieces: under credit2, without any of this, it has up to 70 fewer now and then. A table of
+# ranges takes 4 pages.
+back() { after=$(heap); echo "$after of $pages pages"; [ "$after" -ge $((pages - 70)) ]; }
 soon heap-has-its-pages-back 20 back
 say "heap $pages $after"
 is no-decision-rejected 0 "$(microslice pool show Pool-0 --json | sed -n 's/.*"rejected": \([0-9]*\).*/\1/p')"

@@ -146,11 +146,10 @@ pub struct E2e {
 /// If a part cannot be built or the product does not work.
 pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
     let mut inputs = inputs(cache, root, &args.xen)?;
-    if let Some(command) = &inputs.microslice {
+    if args.only.as_deref().is_none_or(|only| only == "daemon") {
+        let command = inputs.microslice.as_ref().context("e2e: there is no microslice command")?;
         let out = root.join("target/package");
         inputs.package = Some(package::build(root, &inputs.xen_tree, &args.xen, command, &out)?);
-    }
-    if args.only.as_deref() == Some("daemon") {
         inputs.newer_kernel = Some(kernel::newer(cache)?);
     }
     if args.only.as_deref() == Some("kaslr") {

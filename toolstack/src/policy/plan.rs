@@ -245,7 +245,7 @@ pub fn ranges(xen: &Xen, kernels: &mut Kernels, rule: &DomainRule, domain: &Doma
             Start::NoRecord => return Ok(Ranges::NoRecord),
         },
     };
-    if domain.kind == Kind::Hvm && xen.kernel_entries(domain)?.lstar == 0 {
+    if domain.kind == Kind::Hvm && xen.lstar(domain)? == 0 {
         return Ok(Ranges::NotBooted);
     }
     let kernel = kernels.get(&file, rule.catalog.as_deref())?;
