@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An ELF vmlinux: headers by goblin, then only `.symtab`, its string table, the banner and the build id are touched.
+//! An ELF vmlinux: headers by goblin, then only `.symtab`, its string table, `.rodata` and the build id are touched.
 
 use crate::bytes::{c_str, slice, u32_at, u64_at};
 use crate::debuglink::DebugLink;
@@ -8,18 +8,22 @@ use crate::identity::banner_in;
 use crate::image::Limits;
 use crate::map::Bytes;
 use crate::symbols::{Builder, Raw};
+use crate::unpack::Unpacked;
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, Header};
 use goblin::elf::section_header::{
-    SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHN_UNDEF, SHT_NOBITS, SHT_NOTE, SHT_SYMTAB,
+    SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_ABS, SHN_UNDEF, SHT_NOBITS, SHT_NOTE, SHT_STRTAB, SHT_SYMTAB,
 };
 use goblin::elf::sym::{STB_LOCAL, STB_WEAK, STT_FILE, STT_SECTION};
 use goblin::elf::{SectionHeader, SectionHeaders};
 use memchr::memmem;
 use memmap2::Mmap;
+use std::ops::Range;
 use std::sync::Arc;
 
 const FORM: &str = "ELF file";
+/// Where the file's header is.
+pub(crate) const HEADER: Range<u64> = 0..64;
 
 /// Whether `data` begins with the ELF magic.
 pub(crate) fn is_elf(data: &[u8]) -> bool {
@@ -29,6 +33,8 @@ pub(crate) fn is_elf(data: &[u8]) -> bool {
 /// The headers of a file whose bytes stay with the caller.
 pub(crate) struct Elf<'a> {
     data: &'a [u8],
+    /// Where the sections' headers are.
+    headers: Range<u64>,
     sections: SectionHeaders,
     /// Which section has the others' names.
     section_names: usize,
@@ -38,20 +44,19 @@ impl<'a> Elf<'a> {
     /// Reads the headers; only a little-endian x86-64 ELF file will do.
     pub(crate) fn parse(data: &'a [u8]) -> Result<Elf<'a>, Error> {
         let ident = |at| data.get(at).copied().unwrap_or(0);
-        if data.len() < 64 {
-            return Err(Error::damaged(FORM, "ends inside its header"));
-        }
+        let header = slice(data, HEADER.start, HEADER.end);
+        let header = header.ok_or_else(|| Error::damaged(FORM, "ends inside its header"))?;
         if ident(EI_CLASS) != ELFCLASS64 || ident(EI_DATA) != ELFDATA2LSB {
             return Err(Error::Machine("not a 64-bit little-endian ELF file".to_owned()));
         }
-        let header = data.get(..64).unwrap_or(data);
         let header =
             goblin::elf::Elf::parse_header(header).map_err(|err| Error::damaged(FORM, err.to_string()))?;
         if header.e_machine != EM_X86_64 {
             return Err(Error::Machine(format!("ELF machine number {}", header.e_machine)));
         }
         let sections = Elf::sections(data, &header)?;
-        Ok(Elf { data, sections, section_names: header.e_shstrndx.into() })
+        let headers = header.e_shoff..header.e_shoff.saturating_add(u64::from(header.e_shnum) * 64);
+        Ok(Elf { data, headers, sections, section_names: header.e_shstrndx.into() })
     }
 
     fn sections(data: &[u8], header: &Header) -> Result<SectionHeaders, Error> {
@@ -81,6 +86,45 @@ impl<'a> Elf<'a> {
             return None;
         }
         slice(self.data, section.sh_offset, section.sh_size)
+    }
+
+    /// The section that holds the sections' names.
+    fn names(&self) -> Option<&SectionHeader> {
+        self.sections.get(self.section_names)
+    }
+
+    fn named(&self, name: &[u8]) -> Option<&SectionHeader> {
+        let names = self.contents(self.names()?)?;
+        self.sections.iter().find(|section| c_str(names, section.sh_name) == Some(name))
+    }
+
+    /// Unpacks all of a file that is looked at here and in [`crate::kallsyms`]; its header is there.
+    pub(crate) fn fill(file: &mut Unpacked<'_>) -> Result<(), Error> {
+        let headers = Elf::parse(file.bytes())?.headers;
+        file.fill(&[headers])?;
+        let names = Elf::parse(file.bytes())?.names().map_or(0..0, place);
+        file.fill(&[names])?;
+        let parts = Elf::parse(file.bytes())?.parts();
+        file.fill(&parts)
+    }
+
+    fn parts(&self) -> Vec<Range<u64>> {
+        let by_kind =
+            |section: &&SectionHeader| [SHT_NOTE, SHT_SYMTAB, SHT_STRTAB].contains(&section.sh_type);
+        let sections = self.sections.iter().filter(by_kind).chain(self.named(DEBUG_LINK));
+        sections.map(place).chain([self.constants_at()]).collect()
+    }
+
+    fn constants_at(&self) -> Range<u64> {
+        let section = self.named(b".rodata").filter(|section| self.contents(section).is_some());
+        section.map_or(0..self.data.len() as u64, place)
+    }
+
+    /// What holds a kernel's kallsyms tables and its banner, and where that is in the file: `.rodata`, or all if no section
+    /// is called so.
+    pub(crate) fn constants(&self) -> (usize, &'a [u8]) {
+        let at = self.constants_at();
+        (at.start as usize, slice(self.data, at.start, at.end - at.start).unwrap_or(&[]))
     }
 
     /// The table of `.symtab`; `None` if the file has none.
@@ -132,10 +176,7 @@ impl<'a> Elf<'a> {
 
     /// What the file says of its debug file. `.gnu_debuglink` is a file's name, NULs up to a multiple of 4, its CRC-32.
     pub(crate) fn debug_link(&self) -> DebugLink {
-        let names =
-            self.sections.get(self.section_names).and_then(|names| self.contents(names)).unwrap_or(&[]);
-        let is_link = |s: &&SectionHeader| c_str(names, s.sh_name) == Some(b".gnu_debuglink");
-        let link = self.sections.iter().find(is_link).and_then(|section| self.contents(section));
+        let link = self.named(DEBUG_LINK).and_then(|section| self.contents(section));
         let link = link.and_then(|link| {
             let name = std::str::from_utf8(c_str(link, 0)?).ok()?;
             let crc = u32_at(link, (name.len() + 4) & !3)?;
@@ -150,6 +191,13 @@ impl<'a> Elf<'a> {
         let notes = self.sections.iter().filter(|s| s.sh_type == SHT_NOTE);
         notes.filter_map(|section| self.contents(section)).find_map(gnu_build_id)
     }
+}
+
+const DEBUG_LINK: &[u8] = b".gnu_debuglink";
+
+/// Where a section's contents are in the file.
+fn place(section: &SectionHeader) -> Range<u64> {
+    section.sh_offset..section.sh_offset.saturating_add(section.sh_size)
 }
 
 /// Bytes of an Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.

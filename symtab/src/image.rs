@@ -23,9 +23,9 @@ use std::sync::Arc;
 /// What an input may cost. The defaults hold several times the largest kernel that a distribution ships.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes read of a file that is not a large ELF file (default 256 MiB).
+    /// Bytes of a file that is not ELF (default 256 MiB).
     pub input: u64,
-    /// Bytes of an unpacked payload (default 1 GiB).
+    /// Bytes of an unpacked payload, those of LZ4 rounded up to 8 MiB (default 1 GiB).
     pub unpacked: u64,
     /// Symbols (default 4 Mi).
     pub symbols: usize,
@@ -77,9 +77,6 @@ struct Source<'a> {
     limits: &'a Limits,
 }
 
-/// ELF files above this are mapped instead of read.
-const MAP_ABOVE: u64 = 64 << 20;
-
 /// The symbols of one kernel, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct KernelImage {
@@ -91,8 +88,9 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
-    /// Reads a kernel image of any form. A large ELF file with a symbol table stays memory-mapped as long as the image
-    /// lives: meanwhile it must not be truncated in place by others (replacing it by another file is harmless).
+    /// Reads a kernel image of any form. Its file is memory-mapped meanwhile, as Xen's own toolstack does to load it, and an
+    /// ELF file with a symbol table as long as the image lives: till then others must not truncate it in place, or the
+    /// process gets SIGBUS (replacing it by another file is harmless).
     ///
     /// # Errors
     /// [`Error::File`] with the path and the cause.
@@ -108,12 +106,13 @@ impl KernelImage {
             return Err(Error::NotAKernel("not a regular file")); // opening a FIFO could wait for ever
         }
         let mut file = File::open(path)?;
-        if file.metadata()?.len() > MAP_ABOVE {
-            let data = map::map(&file)?;
+        if file.metadata()?.len() > 0
+            && let Ok(data) = map::map(&file)
+        {
             let source = Source { mapping: Some(&data), path: Some(path), limits: &limits };
             return KernelImage::read(&data, source);
         }
-        // Files in /proc say 0 and hold more: read until the end, or the limit.
+        // Files in /proc say 0 and hold more, those of some filesystems cannot be mapped: read until the end, or the limit.
         let mut data = Vec::new();
         file.by_ref().take(limits.input + 1).read_to_end(&mut data)?;
         KernelImage::read(&data, Source { mapping: None, path: Some(path), limits: &limits })
@@ -178,21 +177,24 @@ impl KernelImage {
         }
         let compression = Compression::detect(data)
             .ok_or_else(|| Error::damaged("bzImage", "payload of no known compression format"))?;
-        let unpacked = compression.unpack(data, source.limits.unpacked)?;
-        if !elf::is_elf(&unpacked) {
+        let mut unpacked = compression.unpack(data, source.limits.unpacked)?;
+        unpacked.fill(&[elf::HEADER])?;
+        if !elf::is_elf(unpacked.bytes()) {
             return Err(Error::NotAKernel("its unpacked payload is not ELF"));
         }
-        let image = KernelImage::from_elf(&unpacked, source)?;
+        Elf::fill(&mut unpacked)?;
+        let image = KernelImage::from_elf(unpacked.bytes(), source)?;
         Ok(KernelImage { compression: Some(compression), ..image })
     }
 
     fn from_elf(data: &[u8], source: Source<'_>) -> Result<KernelImage, Error> {
         let limits = source.limits;
         let elf = Elf::parse(data)?;
+        let (start, constants) = elf.constants();
         let mut debug_file = None;
         let (kind, symbols) = match elf.table(source.mapping, limits)? {
             Some(table) => (Kind::Elf, Symbols::of_elf(table)?),
-            None => match kallsyms::read(data, |at| elf.address_of(at), limits) {
+            None => match kallsyms::read(constants, |at| elf.address_of(start + at), limits) {
                 Ok(builder) => (Kind::StrippedElf, builder.finish()?),
                 Err(err) => {
                     let link = elf.debug_link();
@@ -209,12 +211,12 @@ impl KernelImage {
             banner_at,
             build_id: elf.build_id().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
         };
-        // Searching touches the whole file: only where it was read anyway.
+        // Searching touches all constants: only where they were read anyway.
         if identity.banner.is_none()
             && kind == Kind::StrippedElf
-            && let Some((at, banner)) = elf::find_banner(data)
+            && let Some((at, banner)) = elf::find_banner(constants)
         {
-            identity = Identity { banner: Some(banner), banner_at: elf.address_of(at), ..identity };
+            identity = Identity { banner: Some(banner), banner_at: elf.address_of(start + at), ..identity };
         }
         Ok(KernelImage { symbols, kind, compression: None, identity, debug_file })
     }

@@ -25,6 +25,8 @@
 //!
 //! Held against real kernels (Debian's 5.10, 6.1, 6.12 and 7.2). All other layouts are tested on tables built by the tests only.
 //!
+//! The assembly that it writes goes to `.rodata`, so the caller gives that section.
+//!
 //! Search: token_index is a run of 256 rising u16 from 0 whose strings end right before it. It is looked for first after
 //! places where the digits stand for themselves in token_table, as in every kernel so far, then everywhere. From there num_syms is
 //! looked for backwards, and holds only if walking n names ends where markers that match every 256th name begin.
@@ -155,15 +157,19 @@ fn name_at(data: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 fn find_names(data: &[u8], tokens: &Tokens<'_>, limits: &Limits, budget: &mut u64) -> Option<Names> {
-    let first = tokens.table.saturating_sub(NAMES_SPAN) & !3;
-    for count_at in (first..=tokens.table.saturating_sub(4) & !3).rev().step_by(4) {
-        for (align, count) in [(8, u64_at(data, count_at)), (4, u32_at(data, count_at).map(u64::from))] {
-            let Some(count) = count.filter(|_| count_at % align == 0) else { continue };
-            let room = (tokens.table - count_at) as u64;
-            if count == 0 || count > limits.symbols as u64 || count.saturating_mul(2) > room {
+    let end = tokens.table & !3;
+    let words = data.get(end.saturating_sub(NAMES_SPAN)..end)?.rchunks_exact(4);
+    for (word, count_at) in words.zip((0..end).rev().step_by(4).map(|last| last - 3)) {
+        let count = word.try_into().map_or(0, u32::from_le_bytes) as usize;
+        if count == 0 || count > limits.symbols || count > (tokens.table - count_at) / 2 {
+            continue;
+        }
+        for align in [8, 4] {
+            // A count of 8 bytes, or of 4.
+            if count_at % align != 0 || (align == 8 && u32_at(data, count_at + 4) != Some(0)) {
                 continue;
             }
-            let names = Names { count_at, count: count as usize, names_at: count_at + align, align };
+            let names = Names { count_at, count, names_at: count_at + align, align };
             if names_hold(data, tokens.table, &names, budget) {
                 return Some(names);
             }
@@ -265,22 +271,23 @@ fn expand(
     let damaged =
         |number: usize| Error::damaged("kallsyms table", format!("name {number} of {}", names.count));
     let mut builder = Builder::with_capacity(limits, names.count, names.count * 24);
-    let tokens: Vec<Token<'_>> = tokens.strings.iter().map(|&text| Token::new(text)).collect();
+    let tokens: [Token<'_>; TOKENS] =
+        std::array::from_fn(|token| Token::new(tokens.strings.get(token).copied().unwrap_or(&[])));
     let mut at = names.names_at;
-    let mut text = Vec::with_capacity(NAME_LEN * 2);
     for (number, &address) in addresses.iter().enumerate() {
-        text.clear();
         let (len, start) = name_at(data, at).ok_or_else(|| damaged(number))?;
         at = start + len;
-        for &token in data.get(start..at).ok_or_else(|| damaged(number))? {
-            if let Some(token) = tokens.get(usize::from(token)) {
-                token.append_to(&mut text);
-            }
+        let packed = data.get(start..at).ok_or_else(|| damaged(number))?;
+        let len = builder.push_with_letter(address, |text| {
+            // All are there, and ASCII: see token_string.
+            packed
+                .iter()
+                .filter_map(|&token| tokens.get(usize::from(token)))
+                .for_each(|token| token.append_to(text));
+        })?;
+        if !(1..=NAME_LEN).contains(&len) {
+            return Err(damaged(number));
         }
-        // Tokens are ASCII: see token_string.
-        let name = text.split_first().filter(|_| text.len() <= NAME_LEN);
-        let (&kind, name) = name.ok_or_else(|| damaged(number))?;
-        builder.push(address, kind, name, 0)?;
     }
     Ok(builder)
 }

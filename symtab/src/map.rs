@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The crate's only unsafe code: mapping a large ELF file instead of reading it.
+//! The crate's only unsafe code: mapping a file instead of reading it.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ pub(crate) fn map(file: &File) -> io::Result<Arc<Mmap>> {
     // SAFETY: Mmap::map asks that nobody changes or truncates the file while it is mapped. We cannot stop another
     // process, so the promise is the caller's of KernelImage::open, which documents it; the mapping is read-only, and
     // every read goes through bounds-checked slices of plain bytes whose values are trusted nowhere, so that a change
-    // can give wrong symbols and a truncation SIGBUS, but never a wild access. Small files are read, not mapped.
+    // can give wrong symbols and a truncation SIGBUS, but never a wild access.
     unsafe { Mmap::map(file) }.map(Arc::new)
 }
 

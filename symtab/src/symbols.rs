@@ -128,6 +128,23 @@ impl Builder {
         Ok(())
     }
 
+    /// Adds a symbol of the kernel proper whose letter and name `write` appends; says how many bytes these are.
+    pub(crate) fn push_with_letter(
+        &mut self,
+        address: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<usize, Error> {
+        let start = self.names.len();
+        write(&mut self.names);
+        let len = self.names.len() - start;
+        self.names.push(0);
+        Builder::within(self.raws.len() + 1, self.limits.symbols, "symbols")?;
+        Builder::within(self.names.len(), self.limits.names, "bytes of symbol names")?;
+        let kind = self.names.get(start).copied().unwrap_or(0);
+        self.raws.push(Raw { address, size: 0, name: start as u32 + 1, module: 0, kind });
+        Ok(len)
+    }
+
     /// The number of a module; dumps list a module's symbols together.
     pub(crate) fn module(&mut self, name: &str) -> Result<u16, Error> {
         if self.modules.last().is_none_or(|last| last != name) {

@@ -2,8 +2,9 @@
 //! Unpacks what `arch/x86/boot/compressed` packed: one stream, its format told by its magic, up to a limit of bytes.
 //!
 //! The kernel's build appends the unpacked size (4 bytes) to every format but gzip, so bytes after the stream are
-//! not an error. LZ4 is the legacy frame of `lz4c -l`: magic 0x184C2102, then blocks `u32 length, data` of at most
-//! 8 MiB unpacked each (lz4_Frame_format.md, "Legacy frame"). LZO is lzop's file format as `lib/decompress_unlzo.c` reads it,
+//! not an error. LZ4 is the legacy frame of `lz4c -l`: magic 0x184C2102, then blocks `u32 length, data` of 8 MiB unpacked
+//! each, the last of at most so many (lz4_Frame_format.md, "Legacy frame"). No block needs another, so only those are
+//! unpacked that somebody looks at. LZO is lzop's file format as `lib/decompress_unlzo.c` reads it,
 //! big-endian: a header, then blocks `u32 unpacked, u32 packed, checksums, data` up to one of unpacked length 0; a block
 //! whose two lengths are equal is stored. Checksums are skipped, as the kernel does.
 
@@ -12,6 +13,7 @@ use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 
 /// A compression format of Linux's boot images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,13 +59,13 @@ impl Compression {
     }
 
     /// Unpacks one stream at the start of `data` into at most `limit` bytes.
-    pub(crate) fn unpack(self, data: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    pub(crate) fn unpack(self, data: &[u8], limit: u64) -> Result<Unpacked<'_>, Error> {
         let failed = |err: io::Error| Error::Unpack { compression: self, detail: err.to_string() };
         // The unpacked size stands at the end, put there by gzip or by the kernel's build. Should it be something else,
         // no format packs a kernel to less than a 64th.
         let last = data.len().checked_sub(4).and_then(|at| u32_at(data, at)).unwrap_or(0) as usize;
         let hint = last.min(data.len().saturating_mul(64));
-        match self {
+        let bytes = match self {
             Compression::Gzip => self.drain(flate2::read::GzDecoder::new(data), hint, limit),
             Compression::Xz => {
                 self.drain(lzma_rust2::XzReader::new_mem_limit(data, false, DICTIONARY_KIB), hint, limit)
@@ -79,9 +81,10 @@ impl Compression {
                 self.drain(decoder, hint, limit)
             }
             Compression::Bzip2 => self.drain(bzip2::read::BzDecoder::new(data), hint, limit),
-            Compression::Lz4 => self.unpack_lz4(data, hint, limit),
+            Compression::Lz4 => return Unpacked::of_lz4(data, limit),
             Compression::Lzo => self.unpack_lzo(data, limit),
-        }
+        };
+        Ok(Unpacked { bytes: bytes?, blocks: Vec::new() })
     }
 
     /// Reads until the end, or just beyond the limit. `hint` is how much there probably is: memory for it comes zeroed
@@ -106,13 +109,7 @@ impl Compression {
             }
         }
         out.truncate(len);
-        self.within(out, limit as u64)
-    }
-
-    fn within(self, out: Vec<u8>, limit: u64) -> Result<Vec<u8>, Error> {
-        if out.len() as u64 > limit {
-            return Err(Error::TooLarge { what: "bytes unpacked", limit });
-        }
+        within(out.len(), limit as u64)?;
         Ok(out)
     }
 
@@ -127,7 +124,7 @@ impl Compression {
         loop {
             let unpacked = u32_be(at)?;
             if unpacked == 0 {
-                return self.within(out, limit);
+                return Ok(out);
             }
             let packed = u32_be(at + 4)?;
             if unpacked > LZO_BLOCK || packed > unpacked {
@@ -145,38 +142,75 @@ impl Compression {
                 let len = len.map_err(|err| failed(&err.to_string()))?;
                 out.extend_from_slice(block.get(..len).unwrap_or(&[]));
             }
-            if out.len() as u64 > limit {
-                return self.within(out, limit);
-            }
+            within(out.len(), limit)?;
         }
     }
+}
 
-    fn unpack_lz4(self, data: &[u8], hint: usize, limit: u64) -> Result<Vec<u8>, Error> {
-        let failed = |detail: String| Error::Unpack { compression: self, detail };
-        // Room for a block more than there is, since a block's own length is not known before it is unpacked.
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut out = vec![0; hint.min(most).saturating_add(LZ4_BLOCK)];
-        let (mut at, mut filled) = (4, 0);
+/// What a payload unpacks to; of LZ4 only what was asked for, and zeros elsewhere.
+pub(crate) struct Unpacked<'a> {
+    bytes: Vec<u8>,
+    /// Blocks of LZ4, in order, and how much of each is unpacked.
+    blocks: Vec<(&'a [u8], usize)>,
+}
+
+impl<'a> Unpacked<'a> {
+    fn of_lz4(data: &'a [u8], limit: u64) -> Result<Unpacked<'a>, Error> {
+        let (mut blocks, mut at) = (Vec::new(), 4);
         // Fewer than 8 bytes left: the appended size, or nothing.
         while data.len().saturating_sub(at) >= 8 {
             let len = u32_at(data, at).unwrap_or(0);
-            let packed = slice(data, at as u64 + 4, u64::from(len)).filter(|packed| !packed.is_empty());
-            let cut = || failed(format!("block of {len} bytes at offset {at}: the data ends before it"));
-            let packed = packed.ok_or_else(cut)?;
-            if out.len() - filled < LZ4_BLOCK {
-                out.resize(filled.saturating_mul(2).max(filled + LZ4_BLOCK), 0);
-            }
-            let block = out.get_mut(filled..filled + LZ4_BLOCK).unwrap_or(&mut []);
-            filled +=
-                lz4_flex::block::decompress_into(packed, block).map_err(|err| failed(err.to_string()))?;
-            if filled > most {
-                break;
-            }
-            at += 4 + packed.len();
+            let block = slice(data, at as u64 + 4, u64::from(len)).filter(|block| !block.is_empty());
+            let cut = || lz4_failed(format!("block of {len} bytes at offset {at}: the data ends before it"));
+            let block = block.ok_or_else(cut)?;
+            at += 4 + block.len();
+            blocks.push((block, 0));
+            within(blocks.len() * LZ4_BLOCK, limit)?;
         }
-        out.truncate(filled);
-        self.within(out, limit)
+        // Zeroed memory of the system takes no time and no room before it is written.
+        Ok(Unpacked { bytes: vec![0; blocks.len() * LZ4_BLOCK], blocks })
     }
+
+    /// LZ4's are rounded up to blocks until [`Unpacked::fill`] has come upon the end.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Unpacks some parts, as far as they are there: a block up to the last byte that is asked for.
+    pub(crate) fn fill(&mut self, parts: &[Range<u64>]) -> Result<(), Error> {
+        let count = self.blocks.len();
+        for (number, (packed, have)) in self.blocks.iter_mut().enumerate() {
+            let start = number * LZ4_BLOCK;
+            let block = start as u64..(start + LZ4_BLOCK) as u64;
+            let inside = parts.iter().filter(|part| part.start < block.end && part.end > block.start);
+            let Some(end) = inside.map(|part| part.end.min(block.end)).max() else { continue };
+            let want = (end - block.start) as usize;
+            let Some(room) = self.bytes.get_mut(start..start + want).filter(|_| want > *have) else {
+                continue;
+            };
+            *have = lzzzz::lz4::decompress_partial(packed, room, want)
+                .map_err(|_| lz4_failed(format!("block {number} is damaged")))?;
+            if *have < want && number + 1 < count {
+                let detail = format!("block {number} is of {have} bytes: only the last may be below 8 MiB");
+                return Err(lz4_failed(detail));
+            }
+            if *have < want {
+                self.bytes.truncate(start + *have);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn within(bytes: usize, limit: u64) -> Result<(), Error> {
+    if bytes as u64 > limit {
+        return Err(Error::TooLarge { what: "bytes unpacked", limit });
+    }
+    Ok(())
+}
+
+fn lz4_failed(detail: String) -> Error {
+    Error::Unpack { compression: Compression::Lz4, detail }
 }
 
 /// lzop's flags, and where its first block starts.

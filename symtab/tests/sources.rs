@@ -163,10 +163,13 @@ fn kallsyms_of_every_layout() {
     for layout in LAYOUTS {
         for list in [kernel(), large_kernel()] {
             let list = fitting(list, layout);
-            let image = KernelImage::from_bytes(&elf_with_kallsyms(&list, layout)).unwrap();
-            assert_eq!(image.kind(), Kind::StrippedElf);
-            assert_eq!(symbols(&image), expected(&list), "{layout:?}");
-            assert_eq!(image.version().unwrap(), "6.1".parse().unwrap());
+            let elf = elf_with_kallsyms(&list, layout);
+            for elf in [nameless(elf.clone()), elf] {
+                let image = KernelImage::from_bytes(&elf).unwrap();
+                assert_eq!(image.kind(), Kind::StrippedElf);
+                assert_eq!(symbols(&image), expected(&list), "{layout:?}");
+                assert_eq!(image.version().unwrap(), "6.1".parse().unwrap());
+            }
         }
     }
 }
@@ -206,6 +209,41 @@ fn bzimage_of_every_compression() {
     }
 }
 
+/// Text and data of 20 MiB each around 40 KiB of constants, in blocks of 8 MiB.
+#[test]
+fn lz4_blocks_that_nobody_looks_at_stay_packed() {
+    const TOO_FAR: [u8; 3] = [0, 0xff, 0xff]; // no literals, a match 64 KiB before the block
+    const NEEDED: [usize; 3] = [0, 2, 5]; // the header; constants; the sections' headers and names
+    let vmlinux = stripped(&large_kernel(), Layout::New, 20 << 20, 20 << 20);
+    let whole = lz4_blocks(&vmlinux);
+    for bad in 0..whole.len() {
+        let mut blocks = whole.clone();
+        blocks[bad][..3].copy_from_slice(&TOO_FAR);
+        let image = KernelImage::from_bytes(&bzimage(&lz4_of(&blocks), vmlinux.len()));
+        if NEEDED.contains(&bad) {
+            let err = image.unwrap_err().to_string();
+            assert!(err.starts_with(&format!("unpack lz4 payload: block {bad} is damaged")), "{err}");
+        } else {
+            let image = image.unwrap();
+            assert_eq!(symbols(&image), expected(&large_kernel()));
+            assert_eq!(
+                (image.version_banner(), image.build_id()),
+                (Some(BANNER.trim_end()), Some("deadbeef"))
+            );
+        }
+    }
+    // Without names of sections everything is looked at.
+    let mut blocks = lz4_blocks(&nameless(vmlinux));
+    assert_eq!(symbols(&KernelImage::from_bytes(&lz4_of(&blocks)).unwrap()), expected(&large_kernel()));
+    blocks[3][..3].copy_from_slice(&TOO_FAR);
+    assert!(error(&lz4_of(&blocks)).starts_with("unpack lz4 payload: block 3 is damaged"));
+    blocks[3] = lz4_block(&[1; 100]);
+    assert_eq!(
+        error(&lz4_of(&blocks)),
+        "unpack lz4 payload: block 3 is of 100 bytes: only the last may be below 8 MiB"
+    );
+}
+
 #[test]
 fn damaged_images_say_what_is_wrong() {
     let vmlinux = elf_with_symtab(&kernel(), false);
@@ -238,7 +276,7 @@ fn damaged_images_say_what_is_wrong() {
     empty file
     not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (no known magic at its start)
     not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (no known magic at its start)
-    truncated or damaged bzImage: payload of 637 bytes at offset 2112, file of 2304 bytes
+    truncated or damaged bzImage: payload of 694 bytes at offset 2112, file of 2304 bytes
     truncated or damaged bzImage: ends inside its setup header
     truncated or damaged bzImage: ends inside its setup header
     truncated or damaged bzImage: boot protocol 2.07 has no payload; 2.08 needed
@@ -246,7 +284,7 @@ fn damaged_images_say_what_is_wrong() {
     not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (its unpacked payload is not ELF)
     not a kernel image: neither ELF, bzImage, System.map nor a kallsyms dump (its unpacked payload is not ELF)
     truncated or damaged ELF file: ends inside its header
-    truncated or damaged ELF file: 6 section headers of 64 bytes at offset 1408, file of 1782 bytes
+    truncated or damaged ELF file: 7 section headers of 64 bytes at offset 1456, file of 1894 bytes
     not an x86-64 kernel: ELF machine number 183
     not an x86-64 kernel: not a 64-bit little-endian ELF file
     not a Linux kernel: its symbols lack _stext
@@ -276,7 +314,7 @@ fn files() {
     let path = dir.path().join("no-name-says-what-it-is.txt");
     std::fs::write(&path, elf_with_symtab(&kernel(), false)).unwrap();
     assert_eq!(KernelImage::open(&path).unwrap().kind(), Kind::Elf);
-    // Beyond what is read: mapped.
+    // Beyond what would fit into memory.
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(3 << 30).unwrap();
     assert_eq!(shape(&KernelImage::open(&path).unwrap().ranges(&Catalog::builtin())), SHAPE);

@@ -82,8 +82,8 @@ impl Layout {
     }
 }
 
-/// Where a stripped vmlinux has the section that holds the tables.
-const RODATA: u64 = BASE + 0x10_0000;
+/// Where a stripped vmlinux has the section that holds the banner and the tables.
+const RODATA: u64 = BASE + 0x2000;
 
 pub const LAYOUTS: [Layout; 7] = [
     Layout::Absolute,
@@ -196,6 +196,7 @@ pub fn kallsyms(symbols: &[Sym], layout: Layout, at: usize) -> Vec<u8> {
 }
 
 struct Section {
+    name: &'static str,
     kind: u32,
     flags: u64,
     address: u64,
@@ -203,18 +204,20 @@ struct Section {
     link: u32,
 }
 
-fn elf(sections: &[Section]) -> Vec<u8> {
-    elf_with_names(sections, &[], 0)
-}
-
-/// `names`: where each section's name starts in the section with that number.
-fn elf_with_names(sections: &[Section], names: &[u32], names_in: u16) -> Vec<u8> {
-    let mut out = vec![0; 64];
-    let mut headers = vec![0_u8; 64];
-    for (number, section) in sections.iter().enumerate() {
+/// These sections, and one with their names.
+fn elf(mut sections: Vec<Section>) -> Vec<u8> {
+    let (mut names, mut out, mut headers) = (vec![0], vec![0; 64], vec![0_u8; 64]);
+    let name = ".shstrtab";
+    sections.push(Section { name, kind: 3, flags: 0, address: 0, data: Vec::new(), link: 0 });
+    for mut section in sections {
+        headers.extend((names.len() as u32).to_le_bytes());
+        names.extend(section.name.as_bytes());
+        names.push(0);
+        if section.name == name {
+            section.data.clone_from(&names);
+        }
         pad(&mut out);
         let fields: [u64; 4] = [section.flags, section.address, out.len() as u64, section.data.len() as u64];
-        headers.extend(names.get(number).copied().unwrap_or(0).to_le_bytes());
         headers.extend(section.kind.to_le_bytes());
         fields.iter().for_each(|field| headers.extend(field.to_le_bytes()));
         headers.extend(section.link.to_le_bytes());
@@ -222,25 +225,36 @@ fn elf_with_names(sections: &[Section], names: &[u32], names_in: u16) -> Vec<u8>
         out.extend(&section.data);
     }
     pad(&mut out);
-    let at = out.len() as u64;
+    let (at, count) = (out.len() as u64, headers.len() as u16 / 64);
     out.extend(headers);
     out[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0");
     out[20] = 1;
     out[40..48].copy_from_slice(&at.to_le_bytes());
     out[52] = 64;
     out[58] = 64;
-    out[60..62].copy_from_slice(&(sections.len() as u16 + 1).to_le_bytes());
-    out[62..64].copy_from_slice(&names_in.to_le_bytes());
+    out[60..62].copy_from_slice(&count.to_le_bytes());
+    out[62..64].copy_from_slice(&(count - 1).to_le_bytes());
     out
 }
 
+/// The same file without its sections' names.
+pub fn nameless(mut elf: Vec<u8>) -> Vec<u8> {
+    elf[62..64].fill(0);
+    elf
+}
+
+fn text_section() -> Section {
+    Section { name: ".text", kind: 1, flags: 6, address: BASE, data: vec![0x90; 0x100], link: 0 }
+}
+
 fn banner_section() -> Section {
-    Section { kind: 1, flags: 2, address: BASE + 0x2000, data: BANNER.as_bytes().to_vec(), link: 0 }
+    let data = BANNER.as_bytes().to_vec();
+    Section { name: ".rodata", kind: 1, flags: 2, address: RODATA, data, link: 0 }
 }
 
 fn build_id_section() -> Section {
     let data = [&[4_u8, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0][..], b"GNU\0\xde\xad\xbe\xef"].concat();
-    Section { kind: 7, flags: 2, address: 0, data, link: 0 }
+    Section { name: ".notes", kind: 7, flags: 2, address: 0, data, link: 0 }
 }
 
 /// A vmlinux with .symtab; functions have ELF sizes of 16 bytes less than the room they have where `sized`.
@@ -263,12 +277,11 @@ pub fn elf_with_symtab(symbols: &[Sym], sized: bool) -> Vec<u8> {
         strings.extend(name.as_bytes());
         strings.push(0);
     }
-    let text = Section { kind: 1, flags: 6, address: BASE, data: vec![0x90; 0x100], link: 0 };
-    let symtab = Section { kind: 2, flags: 0, address: 0, data: table, link: 5 };
-    let strtab = Section { kind: 3, flags: 0, address: 0, data: strings, link: 0 };
+    let symtab = Section { name: ".symtab", kind: 2, flags: 0, address: 0, data: table, link: 5 };
+    let strtab = Section { name: ".strtab", kind: 3, flags: 0, address: 0, data: strings, link: 0 };
     let mut banner = banner_section();
     banner.flags = 3;
-    elf(&[text, banner, build_id_section(), symtab, strtab])
+    elf(vec![text_section(), banner, build_id_section(), symtab, strtab])
 }
 
 /// A vmlinux without any symbols, but with a link to its debug file.
@@ -276,26 +289,34 @@ pub fn elf_with_debug_link(name: &str, crc: u32, build_id: bool) -> Vec<u8> {
     let mut link = name.as_bytes().to_vec();
     link.resize((name.len() + 4) & !3, 0);
     link.extend(crc.to_le_bytes());
-    let link = Section { kind: 1, flags: 0, address: 0, data: link, link: 0 };
-    let names = Section { kind: 3, flags: 0, address: 0, data: b"\0.gnu_debuglink\0".to_vec(), link: 0 };
-    let mut sections = vec![banner_section(), link, names];
+    let link = Section { name: ".gnu_debuglink", kind: 1, flags: 0, address: 0, data: link, link: 0 };
+    let mut sections = vec![banner_section(), link];
     if build_id {
         sections.push(build_id_section());
     }
-    elf_with_names(&sections, &[0, 1], 3)
+    elf(sections)
 }
 
 /// A stripped vmlinux with kallsyms tables among other data.
 pub fn elf_with_kallsyms(symbols: &[Sym], layout: Layout) -> Vec<u8> {
-    let text = Section { kind: 1, flags: 6, address: BASE, data: vec![0x90; 0x100], link: 0 };
+    stripped(symbols, layout, 0, 0)
+}
+
+/// The same with so many bytes of code before its constants, and of data behind them.
+pub fn stripped(symbols: &[Sym], layout: Layout, code: usize, data: usize) -> Vec<u8> {
+    let mut rodata = banner_section();
+    let out = &mut rodata.data;
     // A table of rising u16, as kernels have some, that is no token_index.
-    let mut data: Vec<u8> = (0..300_u16).flat_map(u16::to_le_bytes).collect();
-    pad(&mut data);
-    data.resize(data.len() + 8 - layout.align(), 0); // no more aligned than it has to be
-    data.extend(kallsyms(symbols, layout, data.len()));
-    data.extend([0xff; 64]);
-    let rodata = Section { kind: 1, flags: 2, address: RODATA, data, link: 0 };
-    elf(&[text, banner_section(), build_id_section(), rodata])
+    pad(out);
+    out.extend((0..300_u16).flat_map(u16::to_le_bytes));
+    pad(out);
+    out.resize(out.len() + 8 - layout.align(), 0); // no more aligned than it has to be
+    out.extend(kallsyms(symbols, layout, out.len()));
+    out.extend([0xff; 64]);
+    let filler = |name, flags, address, data| Section { name, kind: 1, flags, address, data, link: 0 };
+    let code = filler(".init.text", 6, BASE + 0x1000_0000, vec![0x90; code]);
+    let data = filler(".data", 3, BASE + 0x2000_0000, vec![1; data]);
+    elf(vec![text_section(), code, rodata, build_id_section(), data])
 }
 
 pub fn gzip(data: &[u8]) -> Vec<u8> {
@@ -328,13 +349,22 @@ pub fn lzma(data: &[u8]) -> Vec<u8> {
 }
 
 pub fn lz4(data: &[u8]) -> Vec<u8> {
-    let mut out = 0x184c_2102_u32.to_le_bytes().to_vec();
-    for block in data.chunks(8 << 20) {
-        let packed = lz4_flex::block::compress(block);
-        out.extend((packed.len() as u32).to_le_bytes());
-        out.extend(packed);
-    }
+    lz4_of(&lz4_blocks(data))
+}
+
+pub fn lz4_blocks(data: &[u8]) -> Vec<Vec<u8>> {
+    data.chunks(8 << 20).map(lz4_block).collect()
+}
+
+pub fn lz4_block(data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    lzzzz::lz4::compress_to_vec(data, &mut out, lzzzz::lz4::ACC_LEVEL_DEFAULT).unwrap();
     out
+}
+
+pub fn lz4_of(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let framed = blocks.iter().map(|block| [&(block.len() as u32).to_le_bytes()[..], block].concat());
+    [0x184c_2102_u32.to_le_bytes().to_vec()].into_iter().chain(framed).flatten().collect()
 }
 
 /// As `lzop -9` writes it: version 1.040, flags Adler-32 of the unpacked data, smaller blocks; every other one stored.
