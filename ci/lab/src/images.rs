@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MODULES: [&str; 5] = ["xen-evtchn", "xen-privcmd", "xen-gntdev", "xen-gntalloc", "xenfs"];
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("xl", "tools/xl/xl"),
     ("xenstored", "tools/xenstored/xenstored"),
     ("xenconsoled", "tools/console/daemon/xenconsoled"),
     ("xen-init-dom0", "tools/helpers/xen-init-dom0"),
     ("xen-hptool", "tools/misc/xen-hptool"),
+    ("libxl-save-helper", "tools/libs/light/libxl-save-helper"),
 ];
 const BUSYBOX: &str = "/bin/busybox";
 const AGENT: [(&str, &str); 5] = [
