@@ -94,6 +94,30 @@ fn symbol_lists_that_cannot_serve() {
     assert!(KernelImage::from_bytes(cut).is_err());
 }
 
+/// Labels of sections are neither functions nor in their way: one at a start is an alias, one behind the last function ends it.
+#[test]
+fn labels_and_padding_between_functions() {
+    let image = KernelImage::from_bytes(
+        b"ffffffff81000000 T _stext\nffffffff81000000 T entry_SYSCALL_64
+ffffffff81000100 T __lock_text_start\nffffffff81000100 T _raw_spin_lock
+ffffffff81000140 T _raw_spin_unlock\nffffffff81000160 T __lock_text_end
+ffffffff810001f0 t __pfx_osq_lock\nffffffff81000200 t osq_lock
+ffffffff81000300 t free_one_page.part.0\nffffffff81000380 T __irqentry_text_start
+ffffffff81001000 T _etext\n",
+    );
+    let ranges = image.unwrap().ranges(&Catalog::builtin());
+    assert_eq!(
+        shape(&ranges),
+        [
+            (0x100, 0x140, Class::LockWait),
+            (0x140, 0x160, Class::LockHold),
+            (0x200, 0x300, Class::LockWait),
+            (0x300, 0x380, Class::PageAlloc),
+        ]
+    );
+    assert_eq!(ranges.as_slice()[0].names, ["_raw_spin_lock"]);
+}
+
 #[test]
 fn elf_symbols_with_and_without_sizes() {
     for sized in [false, true] {
@@ -306,6 +330,10 @@ fn limits_bound_what_an_image_costs() {
     let limits = Limits { symbols: 10, ..Limits::default() };
     assert_eq!(within(text.as_bytes(), limits), "too large: more than 10 symbols");
     assert!(within(&vmlinux, limits).starts_with("no symbols: a kallsyms token table, but no names"));
+    let limits = Limits { names: 10, ..Limits::default() };
+    for image in [&vmlinux, text.as_bytes()] {
+        assert_eq!(within(image, limits), "too large: more than 10 bytes of symbol names");
+    }
 }
 
 #[test]
@@ -318,6 +346,9 @@ fn files() {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(3 << 30).unwrap();
     assert_eq!(shape(&KernelImage::open(&path).unwrap().ranges(&Catalog::builtin())), SHAPE);
+    // Said to be of 0 bytes: read.
+    let err = KernelImage::open("/proc/version").unwrap_err().to_string();
+    assert!(err.ends_with("(no known magic at its start)"), "{err}");
     std::fs::write(&path, b"").unwrap();
     let err = KernelImage::open(&path).unwrap_err().to_string();
     assert_eq!(err, format!("read kernel image {}: empty file", path.display()));
