@@ -74,12 +74,15 @@ impl Compression {
                 let reader = lzma_rust2::LzmaReader::new_mem_limit(data, DICTIONARY_KIB, None);
                 self.drain(reader.map_err(failed)?, hint, limit)
             }
-            Compression::Zstd => {
-                let mut decoder =
-                    zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?.single_frame();
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
-                self.drain(decoder, hint, limit)
-            }
+            Compression::Zstd => match zstd_at_once(data, hint, limit) {
+                Some(bytes) => Ok(bytes),
+                None => {
+                    let decoder = zstd::stream::read::Decoder::with_buffer(data).map_err(failed)?;
+                    let mut decoder = decoder.single_frame();
+                    decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
+                    self.drain(decoder, hint, limit)
+                }
+            },
             Compression::Bzip2 => self.drain(bzip2::read::BzDecoder::new(data), hint, limit),
             Compression::Lz4 => return Unpacked::of_lz4(data, limit),
             Compression::Lzo => self.unpack_lzo(data, limit),
@@ -200,6 +203,16 @@ impl<'a> Unpacked<'a> {
         }
         Ok(())
     }
+}
+
+/// Unpacks a frame of at most `hint` bytes without a window beside them, which a stream needs and which is as large as
+/// they are.
+fn zstd_at_once(data: &[u8], hint: usize, limit: u64) -> Option<Vec<u8>> {
+    let frame = data.get(..zstd::zstd_safe::find_frame_compressed_size(data).ok()?)?;
+    let mut out = vec![0; hint.min(usize::try_from(limit).unwrap_or(usize::MAX))];
+    let len = zstd::bulk::decompress_to_buffer(frame, &mut out).ok()?;
+    out.truncate(len);
+    Some(out)
 }
 
 fn within(bytes: usize, limit: u64) -> Result<(), Error> {
