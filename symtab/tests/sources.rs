@@ -221,9 +221,12 @@ fn bzimage_of_every_compression() {
         (Compression::Lzo, lzo(&vmlinux)),
     ];
     for (compression, packed) in packed {
-        let image = KernelImage::from_bytes(&bzimage(&packed, vmlinux.len())).unwrap();
-        assert_eq!((image.kind(), image.compression()), (Kind::BzImage, Some(compression)));
-        assert_eq!(symbols(&image), expected(&large_kernel()));
+        // With the appended size, and with a wrong one.
+        for size in [vmlinux.len(), 1, u32::MAX as usize] {
+            let image = KernelImage::from_bytes(&bzimage(&packed, size)).unwrap();
+            assert_eq!((image.kind(), image.compression()), (Kind::BzImage, Some(compression)));
+            assert_eq!(symbols(&image), expected(&large_kernel()));
+        }
         // The packed vmlinux alone, as guests are given it.
         let image = KernelImage::from_bytes(&packed).unwrap();
         assert_eq!((image.kind(), image.compression()), (Kind::StrippedElf, Some(compression)));
