@@ -46,8 +46,10 @@ await() {
     done
 }
 
-# Guest log to the serial line, reports only.
-print_guest() { sed -n "s/.*@guest /@lab guest $1 /p" "$(log_of "$1")" | tr -d '\r'; }
+# Guest log to the serial line, reports only, and whole ones: the last may still be coming.
+print_guest() {
+    awk -v name="$1" '/@guest .*}\r?$/ { sub(/.*@guest /, ""); sub(/\r$/, ""); print "@lab guest " name " " $0 }' "$(log_of "$1")"
+}
 
 # The whole log, for a failed run.
 dump_guest() { collect "log-$1" cat "$(log_of "$1")"; }
