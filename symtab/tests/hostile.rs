@@ -10,6 +10,7 @@ use support::*;
 
 static IMAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let vmlinux = elf_with_kallsyms(&large_kernel(), Layout::Old);
+    let two_blocks = stripped(&large_kernel(), Layout::New, 8 << 20, 0);
     let mut images = vec![
         list(&kernel()).into_bytes(),
         elf_with_symtab(&kernel(), true),
@@ -17,6 +18,7 @@ static IMAGES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         bzimage(&xz(&vmlinux), vmlinux.len()),
         bzimage(&zstd(&vmlinux), vmlinux.len()),
         bzimage(&lz4(&vmlinux), vmlinux.len()),
+        bzimage(&lz4(&two_blocks), two_blocks.len()),
         bzimage(&lzma(&vmlinux), vmlinux.len()),
         bzimage(&bzip2(&vmlinux), vmlinux.len()),
         bzimage(&lzo(&vmlinux), vmlinux.len()),
@@ -55,13 +57,13 @@ proptest! {
     }
 
     #[test]
-    fn cut(which in 0..16_usize, at in any::<prop::sample::Index>()) {
+    fn cut(which in 0..17_usize, at in any::<prop::sample::Index>()) {
         let image = &IMAGES[which];
         check(&image[..at.index(image.len())]);
     }
 
     #[test]
-    fn mutated(which in 0..16_usize, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+    fn mutated(which in 0..17_usize, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
         let mut image = IMAGES[which].clone();
         for (at, value) in edits {
             let at = at.index(image.len());
@@ -72,7 +74,7 @@ proptest! {
 
     /// Headers, where lengths and offsets are.
     #[test]
-    fn mutated_headers(which in 0..16_usize, front in any::<bool>(), at in 0..0x260_usize, value: u32) {
+    fn mutated_headers(which in 0..17_usize, front in any::<bool>(), at in 0..0x260_usize, value: u32) {
         let mut image = IMAGES[which].clone();
         let at = if front { at } else { image.len() - at };
         let end = (at + 4).min(image.len());
