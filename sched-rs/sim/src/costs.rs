@@ -13,6 +13,9 @@ pub const FULL: u64 = 1024;
 pub struct Costs {
     /// A PAUSE loop exits after so long.
     pub ple_window: Ns,
+    /// 0: the CPU filters PAUSE, each wait starts anew. Else every PAUSE exits and takes so long, and a vCPU yields when those of
+    /// several waits add up to `ple_window` (the option `ple_sw` of the lab's Xen).
+    pub pause_exit: Ns,
     /// A VM exit that ends in a yield, until the guest goes on if nobody takes the pCPU.
     pub yield_exit: Ns,
     /// Switching a pCPU from one vCPU to another.
@@ -39,6 +42,8 @@ pub struct Costs {
     pub refill: Ns,
     /// A stay of another vCPU spoils an n-th of its length, up to `refill`.
     pub refill_share: u64,
+    /// Who waits for a paravirtual lock halts after spinning for so long.
+    pub pv_spin: Ns,
     /// A lock passing to a waiter that spins.
     pub handoff: Ns,
     /// Serving one batch of network packets in the interrupt.
@@ -61,6 +66,7 @@ impl Default for Costs {
     fn default() -> Self {
         Self {
             ple_window: 1_707,
+            pause_exit: 0,
             yield_exit: 1_500,
             vcpu_switch: 2_000,
             poke: 1_000,
@@ -74,6 +80,7 @@ impl Default for Costs {
             thread_switch: 1_500,
             refill: 20_000,
             refill_share: 8,
+            pv_spin: 160_000,
             handoff: 100,
             net_serve: 4_000,
             idle_exit: vec![[6_000, 3_000], [20_000, 10_000], [80_000, 20_000], [800_000, 200_000]],

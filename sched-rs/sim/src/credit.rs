@@ -46,6 +46,8 @@ pub struct Settings {
     pub ratelimit: Ns,
     /// How often a pCPU looks for work elsewhere; 0: every time.
     pub balance: Ns,
+    /// When the first accounting is, from 0 to a slice; the ticks, which Xen aligns when a pCPU leaves idling, are at whole periods.
+    pub accounts_at: Ns,
     /// The rate limit holds for yielders too.
     pub limit_yields: bool,
     /// A vCPU that yielded may be taken by another pCPU.
@@ -60,6 +62,7 @@ impl Settings {
         slice: 30_000_000,
         ratelimit: 1_000_000,
         balance: 1_000_000,
+        accounts_at: 0,
         limit_yields: false,
         steal_yielders: false,
         micro: None,
@@ -345,7 +348,7 @@ impl Sched for Credit {
     }
 
     fn start(&mut self, now: Ns, out: &mut Out<'_>) {
-        out.set(0, now + self.set.slice);
+        out.set(0, now + self.set.accounts_at);
         for cpu in 0..self.cpus.len() {
             out.set(1 + cpu, NEVER);
         }
@@ -372,7 +375,15 @@ impl Sched for Credit {
         }
     }
 
-    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, class: Class, out: &mut Out<'_>) -> (u16, Ns) {
+    fn schedule(
+        &mut self,
+        now: Ns,
+        cpu: u8,
+        runnable: bool,
+        _: Class,
+        left: Left,
+        out: &mut Out<'_>,
+    ) -> (u16, Ns) {
         self.events += 1;
         let c = usize::from(cpu);
         let prev = self.cpus[c].cur;
@@ -386,7 +397,9 @@ impl Sched for Credit {
             if std::mem::take(&mut u.stays) && runnable && waits <= u.pri && now < self.cpus[c].until {
                 return (prev, self.cpus[c].until - now);
             }
-            let limited = !micro && (!u.yielded || self.set.limit_yields);
+            // The paper's code exempts who was last seen idling.
+            let woke = self.set.micro.is_some() && u.left == Left::Halt;
+            let limited = !micro && !woke && (!u.yielded || self.set.limit_yields);
             if runnable && limited && ran < self.set.ratelimit {
                 let rest = (self.set.ratelimit - ran).max(100_000);
                 self.cpus[c].until = now + rest;
@@ -433,7 +446,7 @@ impl Sched for Credit {
         if next != prev {
             self.cpus[c].since = now;
             if let Some(u) = self.units.get_mut(usize::from(prev)) {
-                u.left = Left::of(runnable, class);
+                u.left = left;
             }
         }
         self.cpus[c].cur = next;
@@ -483,12 +496,12 @@ mod tests {
             let (mut poke, mut agenda) = (0, Agenda::new(8));
             let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
             c.wake(0, 0, &mut out);
-            assert_eq!(c.schedule(0, 0, false, Class::None, &mut out).0, 0);
+            assert_eq!(c.schedule(0, 0, false, Class::None, Left::User, &mut out).0, 0);
             c.wake(10_000, 1, &mut out);
             c.offer(100_000, 0, Class::LockWait, &mut out);
-            assert_eq!(c.schedule(100_000, 0, true, Class::LockWait, &mut out).0, want);
+            assert_eq!(c.schedule(100_000, 0, true, Class::LockWait, Left::Lock, &mut out).0, want);
             // When the rate limit is over, the yield counts in 4.7 too; in 4.20 it is the other's turn to give way.
-            assert_eq!(c.schedule(1_100_000, 0, true, Class::LockWait, &mut out).0, 1 - want);
+            assert_eq!(c.schedule(1_100_000, 0, true, Class::LockWait, Left::Lock, &mut out).0, 1 - want);
         }
     }
 }

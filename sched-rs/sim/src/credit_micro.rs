@@ -10,10 +10,11 @@
 //!   burns its own. Slice 0.1 ms, no rate limit, no boost, no stealing to or from.
 //! - A vCPU that yields on a normal core is judged by the instruction pointer that was saved when it last lost its pCPU ([`Left`]), not
 //!   by the present one:
-//!   user mode: a plain yield; waiting for IPIs: all siblings that do not run are moved to micro cores, halted ones too, and it
-//!   does *not* yield; waiting for a lock: the first sibling that was preempted inside a critical service is moved, and it does not yield
-//!   if that, or another sibling, is on a micro core now; halted: the same, but it yields; anything else in the kernel: nothing, and
-//!   it does not yield.
+//!   user mode: a plain yield; waiting for IPIs from several, or halted in a lock wait (see [`Left::Poll`]): all siblings that do not
+//!   run are moved to micro cores, halted ones too, and it does *not* yield; waiting for an IPI from one: a plain yield; waiting for
+//!   a lock: the first sibling that was preempted inside a critical service, or was woken from a lock wait and waits for a
+//!   pCPU, is moved, and it does not yield if that, or another sibling, is on a micro core now; idle: the same, but it yields;
+//!   anything else in the kernel: nothing, and it does not yield.
 //! - A micro core takes one vCPU more than it runs: an idle one first, else one without a queue.
 //! - After a micro slice a vCPU is UNDER, whatever it had burnt, and keeps the core until another one is queued there. Then it goes
 //!   to the pCPU that it came from, with a BOOST. Who halts on a micro core wakes up there.
@@ -134,12 +135,16 @@ impl Credit {
         }
         match me.left {
             Left::User => return true,
-            Left::Critical => return false,
-            Left::Ipi => self.pool.seen[0] += 1,
+            Left::Kernel | Left::Critical => return false,
+            Left::Single => {
+                self.pool.seen[0] += 1;
+                return true;
+            }
+            Left::Ipi | Left::Poll => self.pool.seen[0] += 1,
             Left::Lock => self.pool.seen[1] += 1,
             Left::Halt => {}
         }
-        let all = me.left == Left::Ipi;
+        let all = matches!(me.left, Left::Ipi | Left::Poll);
         let mut there = false;
         for w in 0..self.units.len() as u16 {
             let u = self.units[usize::from(w)];
@@ -148,7 +153,7 @@ impl Credit {
             }
             if self.pool.has(u.cpu) {
                 there = true;
-            } else if all || (u.awake && !u.gave_way && u.left == Left::Critical) {
+            } else if all || (u.awake && !u.gave_way && matches!(u.left, Left::Critical | Left::Poll)) {
                 if !self.offload(w, out) {
                     break;
                 }
@@ -159,7 +164,7 @@ impl Credit {
             }
         }
         match me.left {
-            Left::Ipi => false,
+            Left::Ipi | Left::Poll => false,
             Left::Lock => !there,
             _ => true,
         }
@@ -240,8 +245,8 @@ mod tests {
     use microslice_core::Class;
 
     /// vCPUs 0 to 2 of a guest and 3 to 5 of another on three normal cores and a micro core. 0, 1 and 2 run on pCPUs 0, 1 and 2 until
-    /// their slices end in `class`; then the others run there.
-    fn crowded(class: Class) -> (Credit, u64, Agenda) {
+    /// their slices end at `left`; then the others run there.
+    fn crowded(left: Left) -> (Credit, u64, Agenda) {
         let dom = |first: u16| Domain { vcpus: first..first + 3, weight: 256, cap: 0, hard: !0 };
         let micro = Micro { cores: 1, slice: 100_000, dynamic: false, relay: false };
         let set = Settings { micro: Some(micro), limit_yields: false, ..Settings::XEN_4_7 };
@@ -251,9 +256,9 @@ mod tests {
         for v in 0..6 {
             c.wake(0, v, &mut out);
         }
-        for (now, class) in [(0, Class::None), (30_000_000, class)] {
+        for now in [0, 30_000_000] {
             for cpu in 0..3 {
-                c.schedule(now, cpu, now > 0, class, &mut out);
+                c.schedule(now, cpu, now > 0, Class::None, left, &mut out);
             }
         }
         assert!((0..3).all(|v| c.cpus[usize::from(c.units[v].cpu)].cur != v as u16));
@@ -263,36 +268,36 @@ mod tests {
 
     #[test]
     fn who_waits_for_ipis_moves_its_siblings_and_stays() {
-        let (mut c, mut poke, mut agenda) = crowded(Class::IpiWait);
+        let (mut c, mut poke, mut agenda) = crowded(Left::Ipi);
         let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
         // vCPU 0 runs again: the yield is judged by what it was at when it left.
         c.cpus[0].queue.retain(|v| *v != 0);
         (c.cpus[0].cur, c.cpus[0].until) = (0, 70_000_000);
         c.offer(40_000_000, 0, Class::None, &mut out);
-        assert_eq!(c.schedule(40_000_000, 0, true, Class::IpiWait, &mut out), (0, 30_000_000));
+        assert_eq!(c.schedule(40_000_000, 0, true, Class::IpiWait, Left::Ipi, &mut out), (0, 30_000_000));
         // One micro core runs one and queues one.
         assert_eq!((c.units[1].cpu, c.units[2].cpu), (3, 2));
-        assert_eq!(c.schedule(40_001_000, 3, false, Class::None, &mut out), (1, 100_000));
+        assert_eq!(c.schedule(40_001_000, 3, false, Class::None, Left::User, &mut out), (1, 100_000));
         c.offer(40_050_000, 0, Class::None, &mut out);
         assert_eq!(c.units[2].cpu, 3);
         // After its slice the first goes home with a boost.
-        assert_eq!(c.schedule(40_101_000, 3, true, Class::None, &mut out).0, 2);
+        assert_eq!(c.schedule(40_101_000, 3, true, Class::None, Left::User, &mut out).0, 2);
         c.saved(40_101_000, 1, &mut out);
         assert_eq!((c.units[1].cpu, c.units[1].pri), (1, Pri::Boost));
         // The second keeps the core, since nobody waits for it.
-        assert_eq!(c.schedule(40_201_000, 3, true, Class::None, &mut out).0, 2);
+        assert_eq!(c.schedule(40_201_000, 3, true, Class::None, Left::User, &mut out).0, 2);
     }
 
     #[test]
     fn who_spins_moves_one_that_was_in_a_critical_service() {
-        for (class, moved) in [(Class::LockHold, 1), (Class::None, 0)] {
-            let (mut c, mut poke, mut agenda) = crowded(class);
+        for (left, moved) in [(Left::Critical, 1), (Left::Poll, 1), (Left::Kernel, 0), (Left::User, 0)] {
+            let (mut c, mut poke, mut agenda) = crowded(left);
             let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
             c.cpus[0].queue.retain(|v| *v != 0);
             (c.cpus[0].cur, c.cpus[0].until, c.units[0].left) = (0, 70_000_000, Left::Lock);
             c.offer(40_000_000, 0, Class::LockWait, &mut out);
-            assert_eq!(c.units.iter().filter(|u| u.cpu == 3).count(), moved, "{class:?}");
-            assert_eq!(c.units[0].yielded, moved == 0, "{class:?}");
+            assert_eq!(c.units.iter().filter(|u| u.cpu == 3).count(), moved, "{left:?}");
+            assert_eq!(c.units[0].yielded, moved == 0, "{left:?}");
         }
     }
 

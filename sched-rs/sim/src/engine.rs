@@ -62,8 +62,17 @@ pub struct Host<S> {
 }
 
 impl<S: Sched> Host<S> {
-    /// Puts a machine together; `threads` in all guests, `flows` in all guests.
-    pub fn new(sched: S, cpus: u8, costs: Costs, seed: u64, vms: Vec<Vm>, vcpus: Vec<Vcpu>) -> Self {
+    /// Puts a machine together. Threads start at instants spread evenly over `spread`, as guests and their vCPUs do not come up
+    /// all at once.
+    pub fn new(
+        sched: S,
+        cpus: u8,
+        costs: Costs,
+        seed: u64,
+        vms: Vec<Vm>,
+        vcpus: Vec<Vcpu>,
+        spread: Ns,
+    ) -> Self {
         let n = usize::from(cpus);
         let threads = vms.iter().map(|vm| vm.threads.len()).sum::<usize>();
         let slice = sched.timers();
@@ -111,16 +120,14 @@ impl<S: Sched> Host<S> {
             planning: NIL,
         };
         h.sched.start(0, &mut Out { poke: &mut h.poke, agenda: &mut h.agenda, first: 0 });
-        h.boot();
+        h.boot(spread);
         h
     }
 
-    /// All vCPUs with threads wake up.
-    fn boot(&mut self) {
-        for v in 0..self.vcpus.len() as u16 {
-            if self.vcpus[usize::from(v)].has_work() {
-                self.wake_vcpu(v);
-            }
+    fn boot(&mut self, spread: Ns) {
+        for t in 0..self.at.flow - self.at.thread {
+            let at = self.chance.below(spread as usize) as Ns;
+            self.agenda.set(self.at.thread + t, at);
         }
         for vm in 0..self.vms.len() {
             if let Some(first) = self.vms[vm].flow.as_ref().map(|f| f.next) {
@@ -196,16 +203,17 @@ impl<S: Sched> Host<S> {
         let c = usize::from(cpu);
         self.agenda.clear(self.at.softirq + c);
         let prev = self.cpus[c].cur;
-        let (mut runnable, mut class) = (false, Class::None);
+        let (mut runnable, mut class, mut left) = (false, Class::None, Left::User);
         if prev != NIL {
             runnable = self.vcpus[usize::from(prev)].state == VcpuState::Running;
             self.progress(prev);
             if runnable {
                 class = self.class_of(prev);
             }
+            left = self.left_of(prev, runnable, class);
         }
         let mut out = Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 };
-        let (next, slice) = self.sched.schedule(self.now, cpu, runnable, class, &mut out);
+        let (next, slice) = self.sched.schedule(self.now, cpu, runnable, class, left, &mut out);
         self.agenda.set(self.at.slice + c, if slice == 0 { NEVER } else { self.now + slice });
         if next == prev {
             if prev != NIL {
@@ -220,7 +228,7 @@ impl<S: Sched> Host<S> {
             let now = self.now;
             let v = &mut self.vcpus[usize::from(prev)];
             v.left_at = now;
-            v.left = Left::of(runnable, class);
+            v.left = left;
             v.state = if runnable { VcpuState::Runnable } else { VcpuState::Blocked };
         }
         self.cpus[c].cur = next;
@@ -260,15 +268,22 @@ impl<S: Sched> Host<S> {
         u.cpu = cpu;
         u.state = VcpuState::Running;
         u.began = now + self.costs.vcpu_switch;
-        let period = self.costs.tick;
-        let phase = u64::from(u.local) * (period / 64);
-        let tick = |t: Ns| (t + phase) / period;
         // Ticks that were missed come as one.
-        if tick(now) > tick(u.ticked) {
+        let ticked = u.ticked;
+        let next = self.next_tick(v);
+        if next > ticked + self.costs.tick {
+            let u = &mut self.vcpus[usize::from(v)];
             u.tick = true;
             u.ticked = now;
         }
-        self.agenda.set(self.at.tick + c, (tick(now) + 1) * period - phase);
+        self.agenda.set(self.at.tick + c, next);
+    }
+
+    /// When the guest's next tick is due on `v`.
+    pub(crate) fn next_tick(&self, v: u16) -> Ns {
+        let period = self.costs.tick;
+        let phase = u64::from(self.vcpus[usize::from(v)].local) * (period / 64);
+        ((self.now + phase) / period + 1) * period - phase
     }
 
     /// The other hardware thread of a core speeds up or slows down.
@@ -312,7 +327,7 @@ impl<S: Sched> Host<S> {
             Some(left) => u.began + left * FULL / self.cpus[c].speed,
             // A wait: the PAUSE loop's exit.
             None if u.waits_from == NEVER => return,
-            None => u.waits_from + self.costs.ple_window,
+            None => u.waits_from + self.costs.ple_window.saturating_sub(u.paused),
         };
         self.agenda.set(self.at.guest + c, when.max(self.now));
     }

@@ -69,6 +69,8 @@ pub struct Vcpu {
     pub began: Ns,
     /// Since when a PAUSE loop has been running, [`NEVER`] if none has.
     pub waits_from: Ns,
+    /// In PAUSE exits since its last yield at one; see [`crate::costs::Costs::pause_exit`].
+    pub paused: Ns,
     /// When it last lost its pCPU.
     pub left_at: Ns,
     /// What it was at then.
@@ -101,6 +103,7 @@ impl Vcpu {
             irq_left: 0,
             began: 0,
             waits_from: NEVER,
+            paused: 0,
             left_at: 0,
             left: Left::User,
             ticked: 0,
@@ -150,8 +153,14 @@ pub struct Thread {
     pub(crate) wants: u16,
     pub(crate) wait_since: Ns,
     pub(crate) answers: u8,
-    /// The IPIs of the present operation have just been sent.
-    pub(crate) sent: bool,
+    /// The present or last IPI went to more than one vCPU (Linux: `smp_call_function_many`, not `_single`).
+    pub(crate) wide: bool,
+    /// How long it has spun for a paravirtual lock since it last halted.
+    pub(crate) spun: Ns,
+    /// The IPIs of the present operation are being sent.
+    pub(crate) sends: bool,
+    /// vCPUs that are still to get one, one bit each.
+    pub(crate) targets: u64,
     /// The present operation is a hostile guest's.
     pub(crate) feigns: bool,
 }
@@ -185,7 +194,7 @@ pub struct Stats {
     pub ran: u64,
     /// Yields in waits for IPIs and for locks; halts.
     pub yields: [u64; 3],
-    /// The same yields, but no halts, by what the paper's code takes for their cause: [`Vcpu::left`]. IPI wait, lock wait, halt, other.
+    /// The same yields, but no halts, by what the paper's code takes for their cause: [`Left::cause`].
     pub counted: [u64; 4],
     /// TLB shootdowns.
     pub tlb: Hist,
@@ -217,25 +226,18 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A VM of `n` vCPUs from `first` on; puts its threads onto `vcpus`.
+    /// A VM of `vcpus` vCPUs from `first` on; its threads have not started.
     #[must_use]
-    pub fn new(
-        first: u16,
-        first_thread: usize,
-        program: Program,
-        vcpus: &mut [Vcpu],
-        flow: Option<Flow>,
-    ) -> Self {
+    pub fn new(first: u16, vcpus: u16, first_thread: usize, program: Program, flow: Option<Flow>) -> Self {
         let mut threads = vec![];
         for (role, (count, _)) in program.roles.iter().enumerate() {
             for _ in 0..*count {
-                let vcpu = (threads.len() % vcpus.len()) as u16;
-                vcpus[usize::from(vcpu)].queue.push_back(threads.len() as u16);
+                let vcpu = (threads.len() % usize::from(vcpus)) as u16;
                 threads.push(Thread {
                     role: role as u16,
                     pc: 0,
                     vcpu,
-                    doing: Doing::Timed,
+                    doing: Doing::Blocked,
                     left: 0,
                     user: 0,
                     class: Class::None,
@@ -246,7 +248,10 @@ impl Vm {
                     wants: NIL,
                     wait_since: 0,
                     answers: 0,
-                    sent: false,
+                    wide: false,
+                    spun: 0,
+                    sends: false,
+                    targets: 0,
                     feigns: false,
                 });
             }
@@ -266,6 +271,6 @@ impl Vm {
             |room: &u32| Fifo { items: 0, room: *room, getters: VecDeque::new(), putters: VecDeque::new() };
         let queues = program.queues.iter().map(fifo).collect();
         let stats = Stats { waits: vec![Hist::default(); program.groups.len()], ..Stats::default() };
-        Self { first, vcpus: vcpus.len() as u16, first_thread, program, threads, locks, queues, flow, stats }
+        Self { first, vcpus, first_thread, program, threads, locks, queues, flow, stats }
     }
 }

@@ -31,7 +31,7 @@ impl<S: Sched> Host<S> {
                 let free = self.vms[vm]
                     .threads
                     .get(usize::from(cur))
-                    .is_some_and(|t| t.atomic == 0 && t.doing == Doing::Timed && !t.sent);
+                    .is_some_and(|t| t.atomic == 0 && t.doing == Doing::Timed && !t.sends);
                 let u = &mut self.vcpus[usize::from(v)];
                 if free && !u.queue.is_empty() && self.now >= u.cur_since + quantum * 3 / 4 {
                     u.queue.push_back(cur);
@@ -58,6 +58,9 @@ impl<S: Sched> Host<S> {
     pub(crate) fn thread_timer(&mut self, at: usize) {
         let vm = self.vms.iter().rposition(|m| m.first_thread <= at).unwrap_or(0);
         let t = at - self.vms[vm].first_thread;
+        if self.vms[vm].threads[t].doing == Doing::Spin {
+            return self.tick_in_lock_wait(vm, t);
+        }
         self.vms[vm].threads[t].doing = Doing::Timed;
         self.wake_thread(vm, t, None);
     }

@@ -9,7 +9,7 @@ use crate::agenda::{NEVER, Ns};
 use crate::costs::FULL;
 use crate::engine::Host;
 use crate::guest::{Doing, Irq, Thread, VcpuState};
-use crate::sched::{NIL, Sched};
+use crate::sched::{Left, NIL, Sched};
 use microslice_core::Class;
 
 impl<S: Sched> Host<S> {
@@ -53,6 +53,21 @@ impl<S: Sched> Host<S> {
         }
     }
 
+    /// What the vCPU, about to lose its pCPU in `class`, will be known to be at until it loses it again.
+    pub(crate) fn left_of(&self, v: u16, runnable: bool, class: Class) -> Left {
+        let thread = self.thread(v);
+        match class {
+            _ if !runnable && thread.is_some() => Left::Poll,
+            _ if !runnable => Left::Halt,
+            Class::IpiWait if thread.is_some_and(|t| t.wide) => Left::Ipi,
+            Class::IpiWait => Left::Single,
+            Class::LockWait => Left::Lock,
+            c if c.is_critical() => Left::Critical,
+            _ if thread.is_some_and(|t| t.user > 0) => Left::User,
+            _ => Left::Kernel,
+        }
+    }
+
     /// Takes into account what the present act has done up to now.
     pub(crate) fn progress(&mut self, v: u16) {
         let u = &mut self.vcpus[usize::from(v)];
@@ -85,19 +100,28 @@ impl<S: Sched> Host<S> {
                 if std::mem::take(&mut thread.feigns) {
                     return self.yields(vm, v, Class::IpiWait);
                 }
-                if thread.sent {
-                    thread.sent = false;
+                if thread.sends {
+                    if self.send_ipi(vm, t, v) {
+                        return self.plan(v);
+                    }
+                    let thread = &mut self.vms[vm].threads[t];
                     thread.doing = Doing::Answers;
-                    if thread.answers > 0 && self.a_target_is_preempted(vm, v) {
-                        // Linux offers its pCPU after sending IPIs to a preempted vCPU.
+                    thread.left = 0;
+                    if thread.answers > 0 && thread.wide && self.a_target_is_preempted(vm, v) {
+                        // Linux offers its pCPU after sending IPIs to several vCPUs of which one is preempted.
                         return self.yields(vm, v, Class::IpiWait);
                     }
                 }
             } else {
                 let class = if thread.doing == Doing::Spin { Class::LockWait } else { Class::IpiWait };
-                let exits = now >= waits_from.saturating_add(self.costs.ple_window);
+                let window = self.costs.ple_window.saturating_sub(u.paused);
+                let exits = now >= waits_from.saturating_add(window);
                 if !exits || self.satisfied(vm, t) {
                     return self.plan(v);
+                }
+                self.vcpus[usize::from(v)].paused = 0;
+                if self.halts_in_lock_wait(vm, t, v) {
+                    return;
                 }
                 return self.yields(vm, v, class);
             }
@@ -109,7 +133,7 @@ impl<S: Sched> Host<S> {
     pub(crate) fn yields(&mut self, vm: usize, v: u16, class: Class) {
         let stats = &mut self.vms[vm].stats;
         stats.yields[usize::from(class == Class::LockWait)] += 1;
-        stats.counted[(self.vcpus[usize::from(v)].left as usize).min(3)] += 1;
+        stats.counted[self.vcpus[usize::from(v)].left.cause()] += 1;
         self.offer(v, class);
     }
 
@@ -150,6 +174,10 @@ impl<S: Sched> Host<S> {
             let costs = &self.costs;
             let u = &mut self.vcpus[usize::from(v)];
             u.began = u.began.max(self.now);
+            let waited = self.now.saturating_sub(u.waits_from);
+            if costs.pause_exit > 0 && u.waits_from != NEVER {
+                u.paused += waited.max(costs.pause_exit);
+            }
             u.waits_from = NEVER;
             if u.irq == Irq::None && irqs_on && u.pending() {
                 (u.irq, u.irq_left) = if u.calls != 0 {

@@ -5,6 +5,7 @@ use crate::engine::Host;
 use crate::guest::{Doing, Irq, VcpuState};
 use crate::sched::{NIL, Sched};
 use crate::workload::LockKind;
+use microslice_core::Class;
 
 impl<S: Sched> Host<S> {
     /// A spinner looks at its lock. True if it got it, or blocked.
@@ -23,6 +24,10 @@ impl<S: Sched> Host<S> {
             thread.held[usize::from(thread.depth)] = wants as u16;
             thread.depth += 1;
             m.stats.waits[group].add(now - thread.wait_since);
+            if m.program.groups[group].kind == LockKind::Pv {
+                let thread = m.first_thread + t;
+                self.agenda.clear(self.thread_source(thread));
+            }
             return true;
         }
         let kind = m.program.groups[group].kind;
@@ -52,10 +57,19 @@ impl<S: Sched> Host<S> {
         thread.irq_off -= u8::from(g.irq_off);
         thread.atomic -= u8::from(kind.is_atomic());
         l.holder = NIL;
-        if kind == LockKind::Fifo {
-            if !l.spinners.is_empty() {
-                let next = l.spinners.remove(0);
-                l.holder = next;
+        if kind.is_queued() {
+            if l.spinners.is_empty() {
+                return;
+            }
+            let next = l.spinners.remove(0);
+            l.holder = next;
+            let w = m.first + m.threads[usize::from(next)].vcpu;
+            if self.vcpus[usize::from(w)].state == VcpuState::Blocked {
+                // It halted: the kick is a hypercall.
+                m.threads[t].left += self.costs.ipi_send;
+                m.threads[t].class = Class::Resched;
+                self.wake_vcpu(w);
+            } else {
                 self.nudge(vm, usize::from(next));
             }
             return;
@@ -75,6 +89,44 @@ impl<S: Sched> Host<S> {
             l.spinners.push(next);
             m.threads[usize::from(next)].doing = Doing::Spin;
             self.wake_thread(vm, usize::from(next), Some(t));
+        }
+    }
+
+    /// A PAUSE loop of the present thread exits. True if it has waited long for a paravirtual lock, and the vCPU has halted.
+    pub(crate) fn halts_in_lock_wait(&mut self, vm: usize, t: usize, v: u16) -> bool {
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        let lock = m.locks.get(usize::from(thread.wants)).filter(|_| thread.doing == Doing::Spin);
+        if lock.is_none_or(|l| m.program.groups[usize::from(l.group)].kind != LockKind::Pv) {
+            return false;
+        }
+        thread.spun += self.costs.ple_window;
+        if thread.spun < self.costs.pv_spin {
+            return false;
+        }
+        thread.spun = 0;
+        // The guest's tick goes on; one that could not be served is not followed by another.
+        let source = m.first_thread + t;
+        let (source, next) = (self.thread_source(source), self.next_tick(v));
+        let u = &mut self.vcpus[usize::from(v)];
+        u.state = VcpuState::Blocked;
+        let cpu = u.cpu;
+        if !u.tick {
+            self.agenda.set(source, next);
+        }
+        self.agenda.clear(self.guest_source(cpu));
+        self.schedule(cpu);
+        true
+    }
+
+    /// A tick for a vCPU that has halted in a lock wait.
+    pub(crate) fn tick_in_lock_wait(&mut self, vm: usize, t: usize) {
+        let v = self.vms[vm].first + self.vms[vm].threads[t].vcpu;
+        let u = &mut self.vcpus[usize::from(v)];
+        if u.state == VcpuState::Blocked {
+            u.tick = true;
+            u.ticked = self.now;
+            self.interrupt(v);
         }
     }
 

@@ -50,6 +50,7 @@ impl<S: Sched> Host<S> {
                 } else {
                     thread.wants = lock;
                     thread.wait_since = self.now;
+                    thread.spun = 0;
                     thread.doing = Doing::Spin;
                     l.spinners.push(t as u16);
                 }
@@ -117,27 +118,40 @@ impl<S: Sched> Host<S> {
     pub(crate) fn shoot(&mut self, vm: usize, t: usize, v: u16, limit: u8) {
         let m = &self.vms[vm];
         let me = self.vcpus[usize::from(v)].local;
-        let mut targets: Vec<u16> = (0..m.vcpus)
-            .filter(|i| {
-                let u = &self.vcpus[usize::from(m.first + i)];
-                *i != me && (u.cur != NIL || (limit == 0 && u.mapped))
-            })
-            .map(|i| m.first + i)
-            .collect();
-        if limit > 0 && usize::from(limit) < targets.len() {
-            self.chance.shuffle(&mut targets);
-            targets.truncate(usize::from(limit));
+        let mut targets = 0u64;
+        for i in 0..m.vcpus {
+            let u = &self.vcpus[usize::from(m.first + i)];
+            let wanted = i != me && (u.cur != NIL || (limit == 0 && u.mapped));
+            targets |= u64::from(wanted) << i;
         }
-        let n = targets.len() as u64;
+        while limit > 0 && targets.count_ones() > u32::from(limit) {
+            let at = self.chance.below(targets.count_ones() as usize);
+            let bit = (0..64).filter(|i| targets & 1 << i != 0).nth(at).unwrap_or(0);
+            targets &= !(1 << bit);
+        }
         let thread = &mut self.vms[vm].threads[t];
-        thread.answers = n as u8;
+        thread.answers = targets.count_ones() as u8;
+        thread.wide = targets.count_ones() > 1;
         thread.wait_since = self.now;
         thread.class = Class::IpiWait;
-        thread.left = (n * self.costs.ipi_send).max(500);
-        thread.sent = true;
-        for target in targets {
-            self.vcpus[usize::from(target)].calls |= 1 << me;
+        thread.left = if targets == 0 { 500 } else { self.costs.ipi_send };
+        thread.targets = targets;
+        thread.sends = true;
+    }
+
+    /// One more of the present operation's IPIs has been sent, a hypercall each. False if it was the last.
+    pub(crate) fn send_ipi(&mut self, vm: usize, t: usize, v: u16) -> bool {
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        if thread.targets != 0 {
+            let target = m.first + thread.targets.trailing_zeros() as u16;
+            thread.targets &= thread.targets - 1;
+            thread.left = self.costs.ipi_send;
+            self.vcpus[usize::from(target)].calls |= 1 << self.vcpus[usize::from(v)].local;
             self.interrupt(target);
         }
+        let thread = &mut self.vms[vm].threads[t];
+        thread.sends = thread.targets != 0;
+        thread.sends
     }
 }

@@ -350,8 +350,11 @@ impl Run {
                     dynamic,
                     relay: s.relay,
                 });
+                let slice = u64::from(s.slice_ms) * 1_000_000;
+                let mut chance = Chance::new(self.seed.wrapping_mul(0x2545_f491));
                 let set = credit::Settings {
-                    slice: u64::from(s.slice_ms) * 1_000_000,
+                    slice,
+                    accounts_at: chance.below(slice as usize) as Ns,
                     ratelimit: u64::from(s.ratelimit_us) * 1_000,
                     limit_yields: stock.limit_yields && micro.is_none(),
                     micro,
@@ -413,13 +416,13 @@ impl Run {
         let (mut vms, mut threads) = (vec![], 0);
         for (i, (spec, d)) in self.vms.iter().zip(domains).enumerate() {
             let program = spec.workload.compile().map_err(|f| Error::Workload(i, f))?;
-            let mut own: Vec<Vcpu> = (0..spec.vcpus).map(|n| Vcpu::new(i as u16, n)).collect();
             let flow = spec.flow.as_ref().map(Flow::new);
-            vms.push(Vm::new(d.vcpus.start, threads, program, &mut own, flow));
+            vms.push(Vm::new(d.vcpus.start, spec.vcpus, threads, program, flow));
             threads += spec.workload.threads();
-            vcpus.append(&mut own);
+            vcpus.extend((0..spec.vcpus).map(|n| Vcpu::new(i as u16, n)));
         }
-        let mut host = Host::new(sched, self.pcpus, self.costs.clone(), self.seed, vms, vcpus);
+        let spread = self.warm_ms * 1_000_000 / 2;
+        let mut host = Host::new(sched, self.pcpus, self.costs.clone(), self.seed, vms, vcpus, spread);
         host.run(self.warm_ms * 1_000_000);
         let before: Vec<Option<Counts>> = (0..self.vms.len()).map(|d| host.sched.counts(d as u16)).collect();
         let flows: Vec<(u64, (f64, u64))> = host

@@ -8,31 +8,37 @@ use microslice_core::state::Counts;
 /// "No vCPU".
 pub const NIL: u16 = u16::MAX;
 
-/// What a vCPU was at when it last lost its pCPU, as its saved instruction pointer tells.
+/// What a vCPU was at when it last lost its pCPU, as the paper's published code reads the saved instruction pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// It waited for answers to IPIs.
+    /// It waited for answers to IPIs from several vCPUs (`smp_call_function_many`).
     Ipi,
+    /// From one (`smp_call_function_single`).
+    Single,
+    /// It halted in a lock wait. The saved address is that after the hypercall `sched_op`, SCHEDOP_poll; that code expects it of
+    /// SCHEDOP_yield only, which Linux issues after IPIs, and takes it for an IPI wait.
+    Poll,
     /// It spun for a lock.
     Lock,
-    /// It halted.
+    /// It idled.
     Halt,
     /// In user mode, or nothing is known.
     User,
+    /// In the kernel, in nothing that is listed.
+    Kernel,
     /// In a critical service.
     Critical,
 }
 
 impl Left {
-    /// What `class` says of who wants to run on; who does not has halted.
+    /// Which of the causes that code counts a yield under: IPI wait, lock wait, halt, other.
     #[must_use]
-    pub fn of(runnable: bool, class: Class) -> Self {
-        match class {
-            _ if !runnable => Self::Halt,
-            Class::IpiWait => Self::Ipi,
-            Class::LockWait => Self::Lock,
-            c if c.is_critical() => Self::Critical,
-            _ => Self::User,
+    pub fn cause(self) -> usize {
+        match self {
+            Self::Ipi | Self::Single | Self::Poll => 0,
+            Self::Lock => 1,
+            Self::Halt => 2,
+            Self::User | Self::Kernel | Self::Critical => 3,
         }
     }
 }
@@ -72,9 +78,17 @@ pub trait Sched {
     fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>);
     /// An interrupt or IPI for a vCPU that is runnable but preempted.
     fn kick(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
-    /// pCPU `cpu` asks for work. `runnable` and `class` tell of the vCPU that was current. Returns whom to run ([`NIL`]:
-    /// idle) and for how long.
-    fn schedule(&mut self, now: Ns, cpu: u8, runnable: bool, class: Class, out: &mut Out<'_>) -> (u16, Ns);
+    /// pCPU `cpu` asks for work. `runnable`, `class` and `left` tell of the vCPU that was current. Returns whom to run
+    /// ([`NIL`]: idle) and for how long.
+    fn schedule(
+        &mut self,
+        now: Ns,
+        cpu: u8,
+        runnable: bool,
+        class: Class,
+        left: Left,
+        out: &mut Out<'_>,
+    ) -> (u16, Ns);
     /// The context of a vCPU that left its pCPU is saved (`context_saved`).
     fn saved(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
     /// One of its timers has fired.

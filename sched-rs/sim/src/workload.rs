@@ -81,11 +81,14 @@ pub struct LockSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockKind {
-    /// Whoever runs and spins may get it: what Linux 4.4 does on a hypervisor without paravirtual spin locks
-    /// (`virt_spin_lock`).
+    /// Whoever runs and spins may get it: what Linux does on a hypervisor without paravirtual spin locks (`virt_spin_lock`).
     #[default]
     Spin,
-    /// First come, first served, also if the next one is preempted: ticket and queued locks.
+    /// Linux 4.4's queued lock on Xen (`qspinlock_paravirt.h`, `xen_qlock_wait`): first come, first served, also if the next one is
+    /// preempted; nobody steals it. Who has spun for [`crate::costs::Costs::pv_spin`] halts in SCHEDOP_poll until it is kicked by
+    /// the one that releases the lock to it, or gets any other event, and spins anew.
+    Pv,
+    /// First come, first served, without halting: ticket locks.
     Fifo,
     /// Adaptive mutex or rw-semaphore taken for writing: waiters spin while the owner is on its vCPU, preempted or not, and
     /// block otherwise.
@@ -98,7 +101,13 @@ impl LockKind {
     /// A thread that waits for it or holds it cannot block.
     #[must_use]
     pub fn is_atomic(self) -> bool {
-        matches!(self, Self::Spin | Self::Fifo)
+        matches!(self, Self::Pv | Self::Spin | Self::Fifo)
+    }
+
+    /// It is handed over to who has waited longest.
+    #[must_use]
+    pub fn is_queued(self) -> bool {
+        matches!(self, Self::Pv | Self::Fifo)
     }
 }
 

@@ -92,7 +92,8 @@ fn equal_seeds_give_equal_bytes_and_others_do_not() {
 #[test]
 fn groups_do_what_machines_of_their_own_do() {
     for (kind, micro) in KINDS {
-        let small = run("swaptions", kind, micro, 1);
+        let mut small = run("swaptions", kind, micro, 1);
+        (small.warm_ms, small.measure_ms) = (200, 1_500);
         let mut both = small.clone();
         (both.pcpus, both.groups) = (24, 2);
         both.vms = vec![small.vms[0].clone(); 4];
@@ -166,4 +167,43 @@ fn dynamic_sizing_uses_micro_cores() {
         let [ipi, lock, irq, _] = r.vms[0].accelerated_per_s.unwrap();
         assert!(ipi + lock + irq > 0.0, "{sizing:?}: nobody was accelerated");
     }
+}
+
+#[test]
+fn who_waits_long_for_a_paravirtual_lock_halts_until_it_is_kicked() {
+    let contended = |kind: &str| {
+        let text = format!(
+            "about: x\nlocks: {{a: {{hold_us: 2000, kind: {kind}}}}}\nroles: [{{threads: 4, steps: [{{user_us: 1}}, {{lock: a}}, {{done: 1}}]}}]"
+        );
+        let mut r = run("swaptions", Kind::Credit, None, 1);
+        r.vms.truncate(1);
+        (r.vms[0].workload, r.measure_ms) = (serde_yaml::from_str(&text).unwrap(), 1_000);
+        r.execute().unwrap().vms[0].clone()
+    };
+    let [pv, fifo] = ["pv", "fifo"].map(contended);
+    assert!(fifo.pcpus > 3.9, "three spin while one holds the lock: {}", fifo.pcpus);
+    // 0.16 ms of spinning at first, at each 4 ms tick, and at each turn, in waits of 6 ms.
+    assert!((1.05..1.6).contains(&pv.pcpus), "the waiters do not sleep: {}", pv.pcpus);
+    // Waking a pCPU takes up to 0.2 ms of a turn of 2 ms.
+    assert!(
+        pv.done_per_s > 0.8 * fifo.done_per_s,
+        "{} and {} turns a second",
+        pv.done_per_s,
+        fifo.done_per_s
+    );
+    assert!(pv.yields_per_s[1] < 0.3 * fifo.yields_per_s[1]);
+}
+
+#[test]
+fn pauses_add_up_over_waits_where_the_cpu_does_not_filter_them() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios");
+    let s = Scenario::read(&folder, "shootdown").unwrap();
+    let yields = |pause_exit| {
+        let mut r = s.run(SchedSpec::new(Kind::Credit, None), true, 1);
+        r.costs.pause_exit = pause_exit;
+        r.execute().unwrap().vms[0].yields_per_s[0]
+    };
+    // Each wait is shorter than the window.
+    let [filtered, summed] = [yields(0), yields(s.costs.pause_exit)];
+    assert!(filtered == 0.0 && summed > 100.0, "{filtered} and {summed} yields a second");
 }

@@ -35,8 +35,9 @@ pub fn rows(scenario: &Scenario) -> Vec<Spec> {
         spec("credit", stock(Kind::Credit)),
         spec("credit2", stock(Kind::Credit2)),
     ];
-    // Pinned VMs would gain a pCPU for normal work wherever there are micro cores that are not reserved.
-    let pinned = scenario.vms.iter().any(|vm| vm.cpus.is_some());
+    // Micro cores are the last pCPUs. A VM that is pinned to others would gain a pCPU for normal work wherever they are not reserved.
+    let elsewhere = |cpus: &Vec<u8>| !cpus.contains(&(scenario.pcpus - 1));
+    let pinned = scenario.vms.iter().any(|vm| vm.cpus.as_ref().is_some_and(elsewhere));
     let static_rows = match scenario.paper {
         Some(_) if !pinned => 6u32.min(most),
         _ => 1,
