@@ -134,6 +134,9 @@ Example:
         /// Name or id; may be left out if one cpupool is under microslice
         #[arg(long)]
         pool: Option<String>,
+        /// Number of the group of pCPUs; may be left out if the cpupool has one
+        #[arg(long)]
+        group: Option<u32>,
         /// How long
         #[arg(long, default_value = "1", value_parser = units::parse_seconds)]
         seconds: f64,

@@ -63,9 +63,9 @@ fn the_first_decision_that_differs_is_named() {
 
 #[test]
 fn events_are_shown_in_words() {
-    let (status, out, err) = microslice(&["trace", "show", "--limit", "400"], &fixture());
+    let (status, out, err) = microslice(&["trace", "show", "--limit", "1000"], &fixture());
     assert_eq!(status, 0, "{err}");
-    assert_eq!(out.lines().count(), 400);
+    assert_eq!(out.lines().count(), 1000);
     for words in [
         "yields in ipi-wait",
         "keeps its pCPU",

@@ -5,9 +5,15 @@
 //! gives back what it did not use, so the units of a domain cannot pass the cap together. Running over the end of a slice
 //! is paid back from the next period; what is not used is lost. A unit that finds no budget waits, in the queue but out of
 //! every pCPU's reach, until the period ends.
+//!
+//! Of a domain with units in several pools ([`crate::groups`]) each pool has the part of the budget that its units are of all:
+//! `period * c / 100 * units / (units + units elsewhere)`. A unit that moves takes its part along at once, and where it leaves
+//! what was run beyond the smaller part is paid back; so all pools together never pass the cap in the long run, and in one
+//! period by the parts moved in it at most. The price: what the units of one pool do not use those of another cannot have,
+//! so a domain of `n` units of which one works has `c / n` at least, and all of `c` only where no sibling is elsewhere.
 
 use crate::pool::{Decision, Pool};
-use crate::state::{MAX_CPUS, NIL, Place};
+use crate::state::{Dom, MAX_CPUS, NIL, Place};
 use crate::time::{Span, Time};
 
 /// Length of a cap period.
@@ -15,8 +21,16 @@ pub const PERIOD: Span = Span(10_000_000);
 /// The least budget worth a dispatch.
 const GRAIN: u64 = 100_000;
 
-fn budget(cap: u32) -> i64 {
-    (PERIOD.0 / 100).saturating_mul(u64::from(cap)) as i64
+/// What the units of a domain in this pool may run in a period.
+fn budget(d: &Dom) -> i64 {
+    let whole = (PERIOD.0 / 100).saturating_mul(u64::from(d.cap));
+    let part = if d.elsewhere == 0 {
+        whole
+    } else {
+        let all = u64::from(d.units).saturating_add(u64::from(d.elsewhere));
+        whole.saturating_mul(u64::from(d.units)) / all.max(1)
+    };
+    part as i64
 }
 
 impl Pool<'_> {
@@ -26,12 +40,27 @@ impl Pool<'_> {
             return;
         }
         x.cap = cap;
-        x.budget = budget(cap);
-        x.reserved = 0;
+        x.budget = budget(x);
+        self.regrant(now, dom, d);
+        self.unpark(now, dom, d);
+        if cap != 0 && self.shared.refill == Time(0) {
+            self.shared.refill = now.after(PERIOD);
+            self.arm(d);
+        }
+    }
+
+    /// The units of a domain that run now ask again; what they have run is spent.
+    fn regrant(&mut self, now: Time, dom: u16, d: &mut Decision) {
+        for c in 0..MAX_CPUS as u8 {
+            self.charge(now, c);
+        }
+        if let Some(x) = self.dom_mut(dom) {
+            x.reserved = 0;
+        }
         for c in 0..MAX_CPUS as u8 {
             let unit = self.cpu(c).map_or(NIL, |c| c.unit);
             if self.unit(unit).is_some_and(|u| u.dom == dom) {
-                // Its slice was granted under the old cap.
+                // Its slice was granted under the old budget.
                 if let Some(c) = self.cpu_mut(c) {
                     c.reserved = Span(0);
                     c.ends = now;
@@ -39,10 +68,20 @@ impl Pool<'_> {
                 d.poke |= crate::pool::bit(c);
             }
         }
-        self.unpark(now, dom, d);
-        if cap != 0 && self.shared.refill == Time(0) {
-            self.shared.refill = now.after(PERIOD);
-            self.arm(d);
+    }
+
+    /// Does what changes a domain's part of its cap.
+    pub(crate) fn reshare(&mut self, now: Time, dom: u16, d: &mut Decision, change: impl FnOnce(&mut Dom)) {
+        let Some(x) = self.dom_mut(dom) else { return };
+        let before = budget(x);
+        change(x);
+        let more = budget(x).saturating_sub(before);
+        if more == 0 {
+            return;
+        }
+        x.budget = x.budget.saturating_add(more);
+        if more < 0 {
+            self.regrant(now, dom, d);
         }
     }
 
@@ -130,7 +169,7 @@ impl Pool<'_> {
                 continue;
             };
             capped = true;
-            x.budget = x.budget.min(0).saturating_add(budget(x.cap)).min(budget(x.cap));
+            x.budget = x.budget.min(0).saturating_add(budget(x)).min(budget(x));
             self.unpark(now, i, d);
         }
         self.shared.refill = if capped { now.after(PERIOD) } else { Time(0) };

@@ -8,14 +8,15 @@
 //!
 //! Start in [`pool`] (what a pool does with each event, and the formulas) and [`choose`] (which unit a pCPU runs next), then
 //! [`policy`] (who is helped, and how) and [`urgent`] (the mechanics of that), [`sizing`] (how many micro cores), [`cap`] (upper
-//! bounds), [`queue`] (the order), [`class`] (instruction pointers), [`state`] (what is remembered), [`record`] (events to be
-//! done again).
+//! bounds), [`groups`] (several pools side by side), [`queue`] (the order), [`class`] (instruction pointers), [`state`] (what is
+//! remembered), [`record`] (events to be done again).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod cap;
 pub mod choose;
 pub mod class;
+pub mod groups;
 pub mod place;
 pub mod policy;
 pub mod pool;
@@ -27,6 +28,7 @@ pub mod time;
 pub mod urgent;
 
 pub use class::{Class, Range, classify};
+pub use groups::Siblings;
 pub use policy::{Action, Policy, Source};
 pub use pool::{Decision, Event, Offer, Pool, Refusal};
 pub use record::Record;

@@ -12,6 +12,8 @@
 //! | [`Policy::BORROW`] | borrow | borrow | borrow | - | 0 |
 //! | [`Policy::GRACE`] | borrow | borrow | borrow | grace | 0 |
 
+use crate::class::Class;
+
 /// How a vCPU that keeps its siblings waiting is helped. The numbers are the hypercall ABI's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -42,6 +44,17 @@ pub enum Source {
     Event = 2,
     /// A vCPU loses its pCPU inside a critical service, or with interrupts off in kernel mode.
     Preemption = 3,
+}
+
+impl Source {
+    /// A yield in this class; `None` if that is no wait for siblings.
+    pub(crate) const fn of_wait(class: Class) -> Option<Self> {
+        match class {
+            Class::IpiWait | Class::Hypercall => Some(Self::IpiWait),
+            Class::LockWait => Some(Self::LockWait),
+            _ => None,
+        }
+    }
 }
 
 /// A domain's row.

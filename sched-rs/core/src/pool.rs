@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The state machine: what a pool does with each event.
 //!
-//! A pool is a group of at most 64 pCPUs under one lock that the caller holds. It has one queue of runnable units for its
+//! A pool is a group of at most 64 pCPUs under one lock that the caller holds; there may be others ([`crate::groups`]). It has one queue of runnable units for its
 //! normal cores ([`crate::queue`]) and one list of urgent units for its micro cores ([`crate::urgent`]).
 //!
 //! # Normal cores: weighted fair by exact virtual time
@@ -27,6 +27,7 @@
 //! saved. Nobody runs outside its hard affinity. Events about units, domains or pCPUs that do not exist change nothing.
 
 use crate::class::Class;
+use crate::groups::Siblings;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::state::{Cpu, Dom, MAX_CPUS, NIL, Params, Place, Shared, Unit, Work};
@@ -60,8 +61,9 @@ pub enum Event {
     DomSet { dom: u16, weight: u32, cap: u32 },
     /// Domain `dom` gets a row of actions.
     DomPolicy { dom: u16, policy: Policy },
-    /// A unit joined, asleep. The masks have a bit for each pCPU.
-    UnitAdd { unit: u16, dom: u16, hard: u64, soft: u64 },
+    /// A unit joined, asleep. The masks have a bit for each pCPU. `ahead`: of the pool's clock, in ms of virtual time, as
+    /// [`Pool::ahead`] said of it where it left; 0 for a new one.
+    UnitAdd { unit: u16, dom: u16, hard: u64, soft: u64, ahead: i16 },
     /// A unit left.
     UnitRemove { unit: u16 },
     /// A unit's affinity, or the set of pCPUs it refers to, changed.
@@ -70,8 +72,9 @@ pub enum Event {
     Wake { unit: u16 },
     /// A unit is no longer runnable.
     Sleep { unit: u16 },
-    /// A running unit offers its pCPU; `class` is what its live instruction pointer says.
-    Yield { unit: u16, class: Class },
+    /// A running unit offers its pCPU; `class` is what its live instruction pointer says, `far` what has become of its siblings
+    /// in other pools.
+    Yield { unit: u16, class: Class, far: Siblings },
     /// An interrupt or IPI arrived for a unit.
     Kick { unit: u16 },
     /// pCPU `cpu` asks for work. `runnable` and `class` tell of the unit that was current, if there is one.
@@ -82,6 +85,10 @@ pub enum Event {
     Timer,
     /// New settings.
     Set { params: Params },
+    /// A unit of domain `dom` in another pool yields in a wait of class `class`.
+    Awaited { dom: u16, class: Class },
+    /// Domain `dom` has so many units in other pools.
+    DomElsewhere { dom: u16, units: u16 },
 }
 
 /// Why an event was refused; the pool is as before.
@@ -106,8 +113,10 @@ pub struct Decision {
     pub slice: Span,
     /// When to send [`Event::Timer`]; zero: as before.
     pub timer: Time,
-    /// Answer to [`Event::Yield`]: the yielder keeps its pCPU.
+    /// Answer to [`Event::Yield`]: the yielder keeps its pCPU. To [`Event::Awaited`]: [`Siblings::helped`].
     pub kept: bool,
+    /// Answer to [`Event::Awaited`]: [`Siblings::left`].
+    pub left: bool,
     /// The event was refused.
     pub refused: Option<Refusal>,
 }
@@ -115,7 +124,7 @@ pub struct Decision {
 impl Decision {
     /// Nothing to do.
     pub const NOTHING: Self =
-        Self { poke: 0, run: NIL, slice: Span(0), timer: Time(0), kept: false, refused: None };
+        Self { poke: 0, run: NIL, slice: Span(0), timer: Time(0), kept: false, left: false, refused: None };
 }
 
 /// A group of pCPUs with its units and domains, borrowed from the caller for one event.
@@ -127,6 +136,9 @@ pub struct Pool<'a> {
     /// The domains; identities are indices.
     pub doms: &'a mut [Dom],
 }
+
+/// Nanoseconds of a millisecond.
+pub(crate) const MS: i64 = 1_000_000;
 
 pub(crate) const fn bit(cpu: u8) -> u64 {
     1u64.wrapping_shl(cpu as u32)
@@ -143,12 +155,14 @@ impl Pool<'_> {
             Event::DomRemove { dom } => self.dom_remove(dom),
             Event::DomSet { dom, weight, cap } => self.dom_set(now, dom, weight, cap, &mut d),
             Event::DomPolicy { dom, policy } => self.dom_policy(dom, policy),
-            Event::UnitAdd { unit, dom, hard, soft } => self.unit_add(unit, dom, hard, soft),
-            Event::UnitRemove { unit } => self.unit_remove(unit),
+            Event::UnitAdd { unit, dom, hard, soft, ahead } => {
+                self.unit_add(now, unit, dom, (hard, soft), ahead, &mut d)
+            }
+            Event::UnitRemove { unit } => self.unit_remove(now, unit, &mut d),
             Event::Affinity { unit, hard, soft } => self.affinity(now, unit, hard, soft, &mut d),
             Event::Wake { unit } => self.wake(now, unit, &mut d),
             Event::Sleep { unit } => self.sleep(unit, &mut d),
-            Event::Yield { unit, class } => self.yielded(now, unit, class, &mut d),
+            Event::Yield { unit, class, far } => self.yielded(now, unit, class, far, &mut d),
             Event::Kick { unit } => self.kicked(now, unit, &mut d),
             Event::Schedule { cpu, offer, runnable, class } => {
                 self.schedule(now, cpu, offer, runnable, class, &mut d)
@@ -161,6 +175,8 @@ impl Pool<'_> {
                 Ok(())
             }
             Event::Set { params } => self.set(now, params, &mut d),
+            Event::Awaited { dom, class } => self.awaited(now, dom, class, &mut d),
+            Event::DomElsewhere { dom, units } => self.dom_elsewhere(now, dom, units, &mut d),
         };
         d.refused = result.err();
         d
@@ -226,19 +242,28 @@ impl Pool<'_> {
         Ok(())
     }
 
-    fn set(&mut self, now: Time, params: Params, d: &mut Decision) -> Result<(), Refusal> {
+    /// Whether the pool would take these settings. One without pCPUs takes any number of micro cores.
+    ///
+    /// # Errors
+    /// As [`Event::Set`] would be refused.
+    pub fn check(&self, params: &Params) -> Result<(), Refusal> {
         if !params.in_range() {
             return Err(Refusal::Range);
         }
-        let old = self.shared.params;
+        let (old, cpus) = (self.shared.params, self.shared.online.count_ones());
         let more = params.nr_micro > old.nr_micro;
-        if more && params.nr_micro >= self.shared.online.count_ones() {
+        if more && cpus != 0 && params.nr_micro >= cpus {
             return Err(Refusal::Busy);
         }
         let reserves = params.reserve == 1 && params.nr_micro != 0;
         if reserves && (more || old.reserve == 0) && self.strands(params.nr_micro) {
             return Err(Refusal::Busy);
         }
+        Ok(())
+    }
+
+    fn set(&mut self, now: Time, params: Params, d: &mut Decision) -> Result<(), Refusal> {
+        self.check(&params)?;
         self.shared.params = params;
         self.start_sizing(now, d);
         self.reassign_modes(d);
@@ -332,19 +357,27 @@ impl Pool<'_> {
         Ok(())
     }
 
-    fn unit_add(&mut self, unit: u16, dom: u16, hard: u64, soft: u64) -> Result<(), Refusal> {
-        let vclock = self.shared.vclock;
+    fn unit_add(
+        &mut self,
+        now: Time,
+        unit: u16,
+        dom: u16,
+        (hard, soft): (u64, u64),
+        ahead: i16,
+        decision: &mut Decision,
+    ) -> Result<(), Refusal> {
+        let vtime = self.shared.vclock.saturating_add_signed(i64::from(ahead).saturating_mul(MS));
         let slot = self.units.get_mut(usize::from(unit)).filter(|u| u.place == Place::Absent);
-        let d = self.doms.get_mut(usize::from(dom)).filter(|d| d.present);
-        let (Some(u), Some(d)) = (slot, d) else {
+        let known = self.doms.get(usize::from(dom)).is_some_and(|d| d.present);
+        let (Some(u), true) = (slot, known) else {
             return Err(Refusal::Unknown);
         };
-        *u = Unit { vtime: vclock, hard, soft, dom, place: Place::Asleep, ..Unit::ABSENT };
-        d.units = d.units.saturating_add(1);
+        *u = Unit { vtime, hard, soft, dom, place: Place::Asleep, ..Unit::ABSENT };
+        self.reshare(now, dom, decision, |d| d.units = d.units.saturating_add(1));
         Ok(())
     }
 
-    fn unit_remove(&mut self, unit: u16) -> Result<(), Refusal> {
+    fn unit_remove(&mut self, now: Time, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
         let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
         self.withdraw(unit);
         if u.place == Place::OnCpu {
@@ -359,9 +392,7 @@ impl Pool<'_> {
                 c.work = Work::Idle;
             }
         }
-        if let Some(d) = self.dom_mut(u.dom) {
-            d.units = d.units.saturating_sub(1);
-        }
+        self.reshare(now, u.dom, d, |d| d.units = d.units.saturating_sub(1));
         self.edit(unit, |u| *u = Unit::ABSENT);
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! A trace is a copy of a pool and the records of all events since. Layout of the hypercall ABI, little-endian.
 
 use crate::class::Class;
+use crate::groups::Siblings;
 use crate::policy::Policy;
 use crate::pool::{Decision, Event, Offer, Refusal};
 use crate::state::Params;
@@ -19,8 +20,8 @@ pub struct Record {
     pub x: u64,
     /// Soft affinity; or rate limit, and in the upper half grace, in us.
     pub y: u64,
-    /// Weight; row of actions; number of micro cores, least, most and whether reserved, one byte each; domain of a new unit;
-    /// number of a pCPU on the host.
+    /// Weight; row of actions; number of micro cores, least, most and whether reserved, one byte each; domain of a new unit,
+    /// and in the upper half how far it is ahead; number of a pCPU on the host; units elsewhere.
     pub a: u32,
     /// Cap; sizing mode; or what [`Record::vcpu`] gives.
     pub b: u32,
@@ -34,7 +35,7 @@ pub struct Record {
     pub kind: u8,
     /// The [`Class`].
     pub class: u8,
-    /// The [`Offer`], and 4 if the unit that was current is runnable.
+    /// The [`Offer`], and 4 if the unit that was current is runnable. Or of siblings in other pools: 1 for helped, 2 for left.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
@@ -58,7 +59,7 @@ pub const fn digest(d: &Decision) -> u32 {
     h = mix(h, d.poke);
     h = mix(h, d.slice.0);
     h = mix(h, d.timer.0);
-    h = mix(h, refused | (d.kept as u64) << 2 | (d.run as u64) << 3);
+    h = mix(h, refused | (d.kept as u64) << 2 | (d.run as u64) << 3 | (d.left as u64) << 19);
     (h ^ (h >> 32)) as u32
 }
 
@@ -83,14 +84,17 @@ impl Record {
             Event::DomAdd { dom } => (r.kind, r.id) = (3, dom),
             Event::DomRemove { dom } => (r.kind, r.id) = (4, dom),
             Event::DomSet { dom, weight, cap } => (r.kind, r.id, r.a, r.b) = (5, dom, weight, cap),
-            Event::UnitAdd { unit, dom, hard, soft } => {
-                (r.kind, r.id, r.a, r.x, r.y) = (6, unit, u32::from(dom), hard, soft);
+            Event::UnitAdd { unit, dom, hard, soft, ahead } => {
+                r.a = u32::from(dom) | u32::from(ahead.cast_unsigned()) << 16;
+                (r.kind, r.id, r.x, r.y) = (6, unit, hard, soft);
             }
             Event::UnitRemove { unit } => (r.kind, r.id) = (7, unit),
             Event::Affinity { unit, hard, soft } => (r.kind, r.id, r.x, r.y) = (8, unit, hard, soft),
             Event::Wake { unit } => (r.kind, r.id) = (9, unit),
             Event::Sleep { unit } => (r.kind, r.id) = (10, unit),
-            Event::Yield { unit, class } => (r.kind, r.id, r.class) = (11, unit, class as u8),
+            Event::Yield { unit, class, far } => {
+                (r.kind, r.id, r.class, r.flags) = (11, unit, class as u8, far.to_abi() as u8);
+            }
             Event::Kick { unit } => (r.kind, r.id) = (12, unit),
             Event::Schedule { cpu, offer, runnable, class } => {
                 let offer = match offer {
@@ -115,6 +119,8 @@ impl Record {
                 r.b = p.sizing;
             }
             Event::DomPolicy { dom, policy } => (r.kind, r.id, r.a) = (17, dom, policy.to_abi()),
+            Event::Awaited { dom, class } => (r.kind, r.id, r.class) = (18, dom, class as u8),
+            Event::DomElsewhere { dom, units } => (r.kind, r.id, r.a) = (19, dom, u32::from(units)),
         }
         r
     }
@@ -130,12 +136,15 @@ impl Record {
             3 => Event::DomAdd { dom: id },
             4 => Event::DomRemove { dom: id },
             5 => Event::DomSet { dom: id, weight: self.a, cap: self.b },
-            6 => Event::UnitAdd { unit: id, dom: u16::try_from(self.a).ok()?, hard: self.x, soft: self.y },
+            6 => {
+                let (dom, ahead) = (self.a as u16, ((self.a >> 16) as u16).cast_signed());
+                Event::UnitAdd { unit: id, dom, hard: self.x, soft: self.y, ahead }
+            }
             7 => Event::UnitRemove { unit: id },
             8 => Event::Affinity { unit: id, hard: self.x, soft: self.y },
             9 => Event::Wake { unit: id },
             10 => Event::Sleep { unit: id },
-            11 => Event::Yield { unit: id, class },
+            11 => Event::Yield { unit: id, class, far: Siblings::from_abi(u32::from(self.flags))? },
             12 => Event::Kick { unit: id },
             13 => {
                 let offer = match self.flags & 3 {
@@ -149,6 +158,8 @@ impl Record {
             15 => Event::Timer,
             16 => Event::Set { params: self.params() },
             17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(self.a)? },
+            18 => Event::Awaited { dom: id, class },
+            19 => Event::DomElsewhere { dom: id, units: u16::try_from(self.a).ok()? },
             _ => return None,
         };
         Some((Time(self.now), event))

@@ -285,6 +285,8 @@ pub struct Dom {
     pub on_micro: u16,
     /// Units it has.
     pub units: u16,
+    /// Units it has in other pools.
+    pub elsewhere: u16,
     /// Part of the pool.
     pub present: bool,
     /// Over its cap until the next period.
@@ -334,6 +336,7 @@ impl Dom {
         preempted: NIL,
         on_micro: 0,
         units: 0,
+        elsewhere: 0,
         present: false,
         parked: false,
     };

@@ -29,6 +29,7 @@
 //! - After one micro slice a unit is not urgent any more.
 
 use crate::class::Class;
+use crate::groups::Siblings;
 use crate::policy::{Action, Source};
 use crate::pool::{Decision, Pool, Refusal, bit};
 use crate::state::{NIL, NO_CPU, Place, Unit, Work};
@@ -54,54 +55,35 @@ impl Pool<'_> {
         now: Time,
         unit: u16,
         class: Class,
+        far: Siblings,
         d: &mut Decision,
     ) -> Result<(), Refusal> {
         let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
         let dom = self.dom_mut(u.dom).ok_or(Refusal::Unknown)?;
-        let first = dom.preempted;
         let c = &mut dom.counts;
-        let (source, count) = match class {
-            Class::IpiWait | Class::Hypercall => (Some(Source::IpiWait), &mut c.yields_ipi),
-            Class::LockWait => (Some(Source::LockWait), &mut c.yields_lock),
-            _ => (None, &mut c.yields_other),
+        let source = Source::of_wait(class);
+        let count = match source {
+            Some(Source::IpiWait) => &mut c.yields_ipi,
+            Some(_) => &mut c.yields_lock,
+            None => &mut c.yields_other,
         };
         *count = count.wrapping_add(1);
         let action = source.map_or(Action::None, |s| dom.policy.action(s));
         let micro_running = dom.on_micro > 0;
-        let signs = &mut self.shared.sizing.signs;
-        match source {
-            Some(Source::IpiWait) => signs.ipi = signs.ipi.wrapping_add(1),
-            Some(_) => signs.lock = signs.lock.wrapping_add(1),
-            None => {}
-        }
         let here = self.cpu(u.cpu).is_some_and(|c| {
             u.place == Place::OnCpu && c.unit == unit && c.work == Work::Normal && now < c.ends
         });
-        // Whom the yielder waits for: helped, or left waiting.
-        let (mut helped, mut left) = (false, false);
-        if let (Some(source), true) = (source, action != Action::None) {
-            let mut at = first;
-            let mut own = here && action == Action::Borrow;
-            for _ in 0..SCAN {
-                let Some(s) = self.unit(at).copied() else {
-                    break;
-                };
-                if source == Source::IpiWait || s.class.is_critical() {
-                    if own && s.promised == NO_CPU {
-                        // The first of them gets this pCPU; it is about to ask for work.
-                        own = false;
-                        self.lend(u.cpu, u.dom);
-                    }
-                    let on_its_way = self.make_urgent(now, at, source, action, d);
-                    helped |= on_its_way;
-                    left |= !on_its_way;
-                }
-                at = s.sib_next;
-            }
+        let mut siblings = far;
+        if let Some(source) = source {
+            self.sign(source);
+            let own = if here && action == Action::Borrow { u.cpu } else { NO_CPU };
+            let near = self.help(now, u.dom, source, own, d);
+            siblings.helped |= near.helped;
+            siblings.left |= near.left;
         }
         let kept = match source {
-            Some(Source::IpiWait) => self.servers(action) != 0 && !left,
-            Some(_) => helped || (micro_running && action != Action::None),
+            Some(Source::IpiWait) => self.servers(action) != 0 && !siblings.left,
+            Some(_) => siblings.helped || (micro_running && action != Action::None),
             None => false,
         };
         if kept && here {
@@ -113,6 +95,48 @@ impl Pool<'_> {
             self.edit(unit, |u| u.yielding = true);
         }
         Ok(())
+    }
+
+    /// Counts a yield in a wait.
+    pub(crate) fn sign(&mut self, source: Source) {
+        let signs = &mut self.shared.sizing.signs;
+        let sign = if source == Source::IpiWait { &mut signs.ipi } else { &mut signs.lock };
+        *sign = sign.wrapping_add(1);
+    }
+
+    /// Helps the preempted units of a domain that a wait is for. The first of them gets the pCPU `own`, which is about to ask
+    /// for work, if there is one.
+    pub(crate) fn help(
+        &mut self,
+        now: Time,
+        dom: u16,
+        source: Source,
+        mut own: u8,
+        d: &mut Decision,
+    ) -> Siblings {
+        let mut siblings = Siblings::NONE;
+        let Some((mut at, action)) = self.dom_mut(dom).map(|x| (x.preempted, x.policy.action(source))) else {
+            return siblings;
+        };
+        if action == Action::None {
+            return siblings;
+        }
+        for _ in 0..SCAN {
+            let Some(s) = self.unit(at).copied() else {
+                break;
+            };
+            if source == Source::IpiWait || s.class.is_critical() {
+                if own != NO_CPU && s.promised == NO_CPU {
+                    self.lend(own, dom);
+                    own = NO_CPU;
+                }
+                let on_its_way = self.make_urgent(now, at, source, action, d);
+                siblings.helped |= on_its_way;
+                siblings.left |= !on_its_way;
+            }
+            at = s.sib_next;
+        }
+        siblings
     }
 
     /// Until its slice ends, `cpu` serves the urgent units of domain `dom` first.

@@ -5,7 +5,7 @@ mod common;
 use common::Machine;
 use microslice_core::pool::{Event, Offer, Pool, Refusal};
 use microslice_core::state::{NIL, Place, Work};
-use microslice_core::{Action, Class, Params, Policy, Record, Span, Time};
+use microslice_core::{Action, Class, Params, Policy, Record, Siblings, Span, Time};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -84,13 +84,13 @@ fn hopeless(m: &Machine, n: u8) -> Event {
         Event::DomSet { dom: 0, weight: 256, cap: 6_401 },
         Event::DomSet { dom, weight: 256, cap: 0 },
         Event::DomPolicy { dom: 0, policy: Policy { event: Action::Grace, ..Policy::NONE } },
-        Event::UnitAdd { unit: 0, dom: 0, hard: 1, soft: 1 },
-        Event::UnitAdd { unit, dom: 0, hard: 1, soft: 1 },
+        Event::UnitAdd { unit: 0, dom: 0, hard: 1, soft: 1, ahead: 0 },
+        Event::UnitAdd { unit, dom: 0, hard: 1, soft: 1, ahead: 0 },
         Event::UnitRemove { unit },
         Event::Affinity { unit, hard: 1, soft: 1 },
         Event::Wake { unit: NIL },
         Event::Sleep { unit },
-        Event::Yield { unit, class: Class::IpiWait },
+        Event::Yield { unit, class: Class::IpiWait, far: Siblings::NONE },
         Event::Kick { unit },
         Event::Schedule { cpu: 64, offer: Offer::Run, runnable: true, class: Class::None },
         Event::Saved { unit },
@@ -108,7 +108,7 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
         Op::Yield(cpu, class) => {
             let unit = m.current(cpu % cpus);
             if unit != NIL {
-                m.send(Event::Yield { unit, class: Class::from_abi(class).unwrap() });
+                m.send(Event::Yield { unit, class: Class::from_abi(class).unwrap(), far: Siblings::NONE });
                 m.pending |= 1 << (cpu % cpus);
             }
         }
@@ -432,7 +432,7 @@ fn a_yield_in_an_ipi_wait_runs_all_preempted_siblings_and_keeps_the_yielder() {
     let sender = running_normal(&m, 0).expect("a unit of domain 0 runs");
     let preempted: Vec<u16> = (0..4).filter(|u| m.units[usize::from(*u)].place == Place::Queued).collect();
     assert!(!preempted.is_empty());
-    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait });
+    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait, far: Siblings::NONE });
     assert!(d.kept, "the yielder loses its pCPU although its siblings are being accelerated");
     let before = m.ran.clone();
     m.advance(m.shared.params.micro_slice.0 * (preempted.len() as u64 + 1));
@@ -462,7 +462,7 @@ fn a_yield_in_a_lock_wait_runs_only_siblings_inside_a_critical_service() {
         if spinner == 1 || !waits(1) || !waits(2) {
             continue;
         }
-        m.send(Event::Yield { unit: spinner, class: Class::LockWait });
+        m.send(Event::Yield { unit: spinner, class: Class::LockWait, far: Siblings::NONE });
         assert_ne!(m.units[1].urgent, Action::None, "the preempted lock holder is not urgent");
         assert_eq!(m.units[2].urgent, Action::None, "a sibling that only waits for a lock is urgent");
         return;
@@ -491,7 +491,7 @@ fn without_micro_cores_nothing_is_urgent_and_a_yield_is_a_yield() {
     }
     let sender = running_normal(&m, 0).unwrap();
     let cpu = m.units[usize::from(sender)].cpu;
-    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait });
+    let d = m.send(Event::Yield { unit: sender, class: Class::IpiWait, far: Siblings::NONE });
     assert!(!d.kept);
     m.schedule(cpu);
     assert_ne!(m.current(cpu), sender, "nobody else got the pCPU");
@@ -642,7 +642,7 @@ fn borrow_runs_all_preempted_siblings_at_once_and_everybody_resumes() {
     assert!(!preempted.is_empty());
     let running: Vec<u16> = (0..4).map(|c| m.current(c)).collect();
     let (before, micro) = (m.ran.clone(), m.shared.params.micro_slice.0);
-    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait }).kept);
+    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait, far: Siblings::NONE }).kept);
     m.schedule(cpu);
     m.advance(micro * (preempted.len() as u64 + 1));
     for u in preempted {
@@ -658,7 +658,7 @@ fn borrow_runs_all_preempted_siblings_at_once_and_everybody_resumes() {
 fn a_yield_by_hypercall_is_a_wait_for_ipis_and_a_preemption_in_the_stub_is_nothing() {
     let mut m = consolidated(1);
     let sender = running_normal(&m, 0).unwrap();
-    m.send(Event::Yield { unit: sender, class: Class::Hypercall });
+    m.send(Event::Yield { unit: sender, class: Class::Hypercall, far: Siblings::NONE });
     let c = m.doms[0].counts;
     assert_eq!((c.yields_ipi, c.yields_other), (1, 0));
     assert!(c.accel_ipi > 0, "its preempted siblings were not helped");
@@ -813,7 +813,7 @@ fn paper_sizing_goes_through_algorithm_1() {
     let mut seen = [false; 4];
     for _ in 0..4_000 {
         if let Some(unit) = running_normal(&m, 0) {
-            m.send(Event::Yield { unit, class: Class::IpiWait });
+            m.send(Event::Yield { unit, class: Class::IpiWait, far: Siblings::NONE });
         }
         m.advance(MS);
         seen[m.shared.micro.count_ones() as usize] = true;
@@ -853,7 +853,7 @@ fn a_yielder_lends_its_core_also_to_a_sibling_that_an_event_made_urgent_before()
     to.iter().for_each(|unit| m.kick(*unit));
     m.settle();
     assert_eq!(waiting(&m, 0..4), to);
-    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait }).kept);
+    assert!(m.send(Event::Yield { unit: sender, class: Class::IpiWait, far: Siblings::NONE }).kept);
     m.schedule(cpu);
     assert!(to.contains(&m.current(cpu)), "the yielder spins while the sibling it waits for is not served");
 }

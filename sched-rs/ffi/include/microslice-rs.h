@@ -10,7 +10,7 @@
 #ifndef MICROSLICE_RS_H
 #define MICROSLICE_RS_H
 
-#define MS_RS_ABI 5
+#define MS_RS_ABI 6
 
 /* No unit. */
 #define MS_NONE 0xffffU
@@ -21,19 +21,24 @@ enum ms_event_kind {
     MS_EV_DOM_ADD,      /* id: domain */
     MS_EV_DOM_REMOVE,   /* id: domain */
     MS_EV_DOM_SET,      /* id: domain; a: weight, b: cap (% of a pCPU) */
-    MS_EV_UNIT_ADD,     /* id: unit; a: domain; hard, soft */
+    MS_EV_UNIT_ADD,     /* id: unit; a: domain; b: ms ahead; hard, soft */
     MS_EV_UNIT_REMOVE,  /* id: unit */
     MS_EV_AFFINITY,     /* id: unit; hard, soft */
     MS_EV_WAKE,         /* id: unit */
     MS_EV_SLEEP,        /* id: unit */
-    MS_EV_YIELD,        /* id: unit; b: class */
+    MS_EV_YIELD,        /* id: unit; b: class; a: MS_SIBLINGS_* elsewhere */
     MS_EV_KICK,         /* id: unit */
     MS_EV_SCHEDULE,     /* id: pCPU; a: offer; b: prev is runnable; class */
     MS_EV_SAVED,        /* id: unit */
     MS_EV_TIMER,
     MS_EV_SET,          /* params */
     MS_EV_DOM_POLICY,   /* id: domain; a: action for source i in byte i */
+    MS_EV_AWAITED,      /* id: domain whose unit elsewhere waits; b: class */
+    MS_EV_DOM_ELSEWHERE,/* id: domain; a: its units in other pools */
 };
+
+#define MS_SIBLINGS_HELPED 1
+#define MS_SIBLINGS_LEFT   2
 
 enum ms_offer { MS_OFFER_RUN, MS_OFFER_IDLE_ONCE, MS_OFFER_OFFLINE };
 
@@ -50,6 +55,10 @@ struct ms_params {
     uint32_t pad;
 };
 
+/* Waiting for a lock, for IPIs to be answered, and inside a hypercall. */
+#define MS_CLASS_LOCK_WAIT 1
+#define MS_CLASS_IPI_WAIT  3
+#define MS_CLASS_HYPERCALL 10
 /* Entering or leaving an interrupt, or one is about to be delivered. */
 #define MS_CLASS_IRQ      6
 /* In kernel mode with interrupts off, outside every range. */
@@ -72,7 +81,10 @@ struct ms_decision {
     uint64_t slice;     /* MS_EV_SCHEDULE: ns, 0: no limit */
     uint64_t timer;     /* when to send MS_EV_TIMER, absolute; 0: as before */
     uint32_t run;       /* MS_EV_SCHEDULE: unit, or MS_NONE */
-    uint32_t kept;      /* MS_EV_YIELD: the yielder keeps its pCPU */
+    uint32_t kept;      /* MS_EV_YIELD: the yielder keeps its pCPU;
+                           MS_EV_AWAITED: a sibling is being helped */
+    uint32_t left;      /* MS_EV_AWAITED: a sibling waits and is not */
+    uint32_t waits;     /* Units wait */
     int32_t error;      /* 0 or -errno; then nothing has changed */
     uint32_t pad;
 };
@@ -112,6 +124,8 @@ struct ms_unit_info {
     uint32_t cpu;
     uint32_t class;
     uint32_t urgent;
+    int32_t ahead;      /* ms of virtual time */
+    uint32_t weight;
 };
 
 /* Layout of struct xen_domctl_microslice_range. */
@@ -129,6 +143,11 @@ int32_t ms_rs_init(void *mem, size_t size, uint32_t units, uint32_t doms,
 /* record: NULL, or where to leave what is needed to do it again. */
 void ms_rs_handle(void *mem, uint64_t now, const struct ms_event *e,
                   struct ms_decision *d, struct ms_record *record);
+int32_t ms_rs_check_params(void *mem, const struct ms_params *params);
+/* Weights of the units that run or wait, added up. */
+uint64_t ms_rs_load(void *mem);
+/* From that one on; MS_NONE if nobody waits whom no pCPU was poked for. */
+uint32_t ms_rs_next_waiting(void *mem, uint32_t from);
 int32_t ms_rs_dom_counts(void *mem, uint32_t dom, struct ms_counts *out);
 int32_t ms_rs_dom_get(void *mem, uint32_t dom, uint32_t *weight, uint32_t *cap);
 int32_t ms_rs_dom_policy(void *mem, uint32_t dom, uint32_t *policy);

@@ -16,11 +16,11 @@ use core::slice;
 
 use microslice_core::class::{self, RangeError};
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
-use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Place, Shared, Unit, Work};
-use microslice_core::{Class, Counts, Params, Policy, Range, Record, Time};
+use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Shared, Unit, Work};
+use microslice_core::{Class, Counts, Params, Policy, Range, Record, Siblings, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
@@ -46,9 +46,10 @@ pub struct MsEvent {
     pub kind: u32,
     /// A pCPU, unit or domain.
     pub id: u32,
-    /// Number on the host (pCPU up), unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule).
+    /// Number on the host (pCPU up), unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule),
+    /// siblings elsewhere (yield: 1 if one was helped, 2 if one is left; domain elsewhere: how many).
     pub a: u32,
-    /// Cap (domain set), runnable (schedule), class (yield).
+    /// Cap (domain set), runnable (schedule), class (yield, awaited), how far ahead (unit add).
     pub b: u32,
     /// Class (schedule).
     pub class: u32,
@@ -74,8 +75,12 @@ pub struct MsDecision {
     pub timer: u64,
     /// Unit to run; `MS_NONE`: idle.
     pub run: u32,
-    /// The yielder keeps its pCPU.
+    /// The yielder keeps its pCPU; awaited: a sibling is being helped.
     pub kept: u32,
+    /// Awaited: a sibling waits and is not.
+    pub left: u32,
+    /// Units wait in the queue.
+    pub waits: u32,
     /// 0 or a negative errno; the pool is as before.
     pub error: i32,
     /// Zero.
@@ -114,6 +119,10 @@ pub struct MsUnitInfo {
     pub class: u32,
     /// The action by which it is being helped; 0: none.
     pub urgent: u32,
+    /// Ms of virtual time ahead of the pool's clock.
+    pub ahead: i32,
+    /// Weight of its domain.
+    pub weight: u32,
 }
 
 fn layout(units: u32, doms: u32) -> Option<(usize, usize, usize)> {
@@ -224,12 +233,18 @@ fn event(e: &MsEvent) -> Option<Event> {
         3 => Event::DomAdd { dom: id },
         4 => Event::DomRemove { dom: id },
         5 => Event::DomSet { dom: id, weight: e.a, cap: e.b },
-        6 => Event::UnitAdd { unit: id, dom: id16(e.a), hard: e.hard, soft: e.soft },
+        6 => Event::UnitAdd {
+            unit: id,
+            dom: id16(e.a),
+            hard: e.hard,
+            soft: e.soft,
+            ahead: i16::try_from(e.b.cast_signed()).ok()?,
+        },
         7 => Event::UnitRemove { unit: id },
         8 => Event::Affinity { unit: id, hard: e.hard, soft: e.soft },
         9 => Event::Wake { unit: id },
         10 => Event::Sleep { unit: id },
-        11 => Event::Yield { unit: id, class: Class::from_abi(e.b)? },
+        11 => Event::Yield { unit: id, class: Class::from_abi(e.b)?, far: Siblings::from_abi(e.a)? },
         12 => Event::Kick { unit: id },
         13 => {
             let offer = match e.a {
@@ -243,6 +258,8 @@ fn event(e: &MsEvent) -> Option<Event> {
         15 => Event::Timer,
         16 => Event::Set { params: e.params },
         17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
+        18 => Event::Awaited { dom: id, class: Class::from_abi(e.b)? },
+        19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
         _ => return None,
     })
 }
@@ -265,12 +282,19 @@ pub unsafe extern "C" fn ms_rs_handle(
     // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
     let (pool, e, out, record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
     let Some(out) = out else { return };
-    let (d, done) = match (pool, e.and_then(event)) {
+    let (d, waits, done) = match (pool, e.and_then(event)) {
         (Some(mut pool), Some(event)) => {
             let d = pool.handle(Time(now), event);
-            (d, if record.is_some() { Record::of(Time(now), &event, &d) } else { Record::default() })
+            (
+                d,
+                pool.waits(),
+                if record.is_some() { Record::of(Time(now), &event, &d) } else { Record::default() },
+            )
         }
-        _ => (Decision { refused: Some(Refusal::Range), ..Decision::NOTHING }, Record::default()),
+        (pool, _) => {
+            let waits = pool.is_some_and(|p| p.waits());
+            (Decision { refused: Some(Refusal::Range), ..Decision::NOTHING }, waits, Record::default())
+        }
     };
     if let Some(record) = record {
         *record = done;
@@ -281,14 +305,53 @@ pub unsafe extern "C" fn ms_rs_handle(
         timer: d.timer.0,
         run: u32::from(d.run),
         kept: u32::from(d.kept),
-        error: match d.refused {
-            None => 0,
-            Some(Refusal::Unknown) => ENOENT,
-            Some(Refusal::Range) => EINVAL,
-            Some(Refusal::Busy) => EBUSY,
-        },
+        left: u32::from(d.left),
+        waits: u32::from(waits),
+        error: d.refused.map_or(0, errno),
         pad: 0,
     };
+}
+
+fn errno(refusal: Refusal) -> i32 {
+    match refusal {
+        Refusal::Unknown => ENOENT,
+        Refusal::Range => EINVAL,
+        Refusal::Busy => EBUSY,
+    }
+}
+
+/// Whether the pool would take these settings. 0, or what `MS_EV_SET` would be refused with.
+///
+/// # Safety
+/// As [`ms_rs_handle`]; `params` is readable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ms_rs_check_params(mem: *mut u8, params: *const Params) -> i32 {
+    // SAFETY: the caller promises a pool under its lock and readable settings.
+    let (pool, params) = unsafe { (pool(mem), params.as_ref()) };
+    let (Some(pool), Some(params)) = (pool, params) else { return EINVAL };
+    pool.check(params).map_or_else(errno, |()| 0)
+}
+
+/// The weights of the units that run or wait, added up.
+///
+/// # Safety
+/// As [`ms_rs_handle`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ms_rs_load(mem: *mut u8) -> u64 {
+    // SAFETY: the caller promises a pool under its lock.
+    let pool = unsafe { pool(mem) };
+    pool.map_or(0, |p| p.load())
+}
+
+/// The first unit from `from` on that waits and that no pCPU was poked for; `MS_NONE` if there is none.
+///
+/// # Safety
+/// As [`ms_rs_handle`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ms_rs_next_waiting(mem: *mut u8, from: u32) -> u32 {
+    // SAFETY: the caller promises a pool under its lock.
+    let pool = unsafe { pool(mem) };
+    u32::from(pool.map_or(NIL, |p| p.next_waiting(id16(from))))
 }
 
 /// Counters of domain `dom`. 0, or `-ENOENT`.
@@ -370,14 +433,16 @@ pub unsafe extern "C" fn ms_rs_pool_info(mem: *mut u8, out: *mut MsPoolInfo) -> 
 pub unsafe extern "C" fn ms_rs_unit_info(mem: *mut u8, unit: u32, out: *mut MsUnitInfo) -> i32 {
     // SAFETY: the caller promises a pool under its lock and a writable answer.
     let (pool, out) = unsafe { (pool(mem), out.as_mut()) };
-    let unit = pool.and_then(|p| p.units.get(unit as usize).copied());
-    let (Some(u), Some(out)) = (unit.filter(|u| u.place != Place::Absent), out) else { return ENOENT };
+    let (Some(pool), Some(out)) = (pool, out) else { return ENOENT };
+    let Some(u) = pool.unit(id16(unit)) else { return ENOENT };
     *out = MsUnitInfo {
         vtime: u.vtime,
         place: u.place as u32,
         cpu: u32::from(u.cpu),
         class: u.class as u32,
         urgent: u.urgent as u32,
+        ahead: i32::from(pool.ahead(id16(unit))),
+        weight: pool.doms.get(usize::from(u.dom)).map_or(0, |d| d.weight),
     };
     0
 }
@@ -457,7 +522,8 @@ mod tests {
 
     fn send(mem: &mut [u64], kind: u32, id: u32, a: u32, b: u32) -> MsDecision {
         let e = MsEvent { kind, id, a, b, class: 0, pad: 0, hard: !0, soft: !0, params: Params::DEFAULT };
-        let mut d = MsDecision { poke: 0, slice: 0, timer: 0, run: 0, kept: 0, error: 1, pad: 0 };
+        let mut d =
+            MsDecision { poke: 0, slice: 0, timer: 0, run: 0, kept: 0, left: 0, waits: 0, error: 1, pad: 0 };
         // SAFETY: `mem` holds a pool; the test is its only user.
         unsafe { ms_rs_handle(mem.as_mut_ptr().cast(), 1000, &e, &mut d, std::ptr::null_mut()) };
         d

@@ -143,7 +143,7 @@ mod tests {
         let events = [
             Event::CpuUp { cpu: 0, number: 70 },
             Event::DomAdd { dom: 1 },
-            Event::UnitAdd { unit: 5, dom: 1, hard: !0, soft: !0 },
+            Event::UnitAdd { unit: 5, dom: 1, hard: !0, soft: !0, ahead: 0 },
             Event::Wake { unit: 5 },
             Event::Wake { unit: 99 },
         ];

@@ -7,7 +7,7 @@ use crate::sched::{Domain, Left, Out, Sched};
 use microslice_core::policy::Policy;
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{Counts, Dom, Shared, Unit};
-use microslice_core::{Class, Params, Time};
+use microslice_core::{Class, Params, Siblings, Time};
 
 /// A pool of the core, with the memory that the hypervisor would provide.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Machine {
             m.must(Event::DomSet { dom, weight: d.weight, cap: d.cap })?;
             m.must(Event::DomPolicy { dom, policy })?;
             for unit in d.vcpus.clone() {
-                m.must(Event::UnitAdd { unit, dom, hard: d.hard, soft: !0 })?;
+                m.must(Event::UnitAdd { unit, dom, hard: d.hard, soft: !0, ahead: 0 })?;
             }
         }
         Ok(m)
@@ -88,7 +88,7 @@ impl Sched for Machine {
     }
 
     fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>) {
-        self.send(now, Event::Yield { unit: v, class }, out);
+        self.send(now, Event::Yield { unit: v, class, far: Siblings::NONE }, out);
     }
 
     fn kick(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {

@@ -29,7 +29,8 @@ pub fn run(command: &cli::Pool, as_json: bool) -> Result<String> {
             if as_json { json(&pool) } else { Ok(show(&pool)) }
         }
         cli::Pool::Resize { pool, micro_cores } => change(pool.as_deref(), as_json, |schedule| {
-            schedule.nr_micro = resized(schedule.cur_micro, *micro_cores)?;
+            let now = if schedule.nr_groups > 1 { schedule.nr_micro } else { schedule.cur_micro };
+            schedule.nr_micro = resized(now, *micro_cores)?;
             schedule.sizing = Sizing::Static;
             Ok(())
         }),
@@ -146,6 +147,7 @@ fn show(pool: &Pool) -> String {
     ];
     if let Some(s) = &pool.schedule {
         lines.extend([
+            ("groups", s.nr_groups.to_string()),
             ("micro_cores", s.cur_micro.to_string()),
             ("micro_cpus", cpu_list(&s.micro_cpus)),
             ("reserved", s.reserve.to_string()),
@@ -157,6 +159,8 @@ fn show(pool: &Pool) -> String {
             ("micro_runs", s.micro_runs.to_string()),
             ("micro_time", units::ns(s.micro_ns)),
             ("micro_stay_max", units::ns(s.micro_stay_max_ns)),
+            ("moves", s.moves.to_string()),
+            ("reached", s.reached.to_string()),
             ("rejected", s.rejected.to_string()),
         ]);
     }
@@ -180,10 +184,13 @@ pub mod tests {
             max_micro: 3,
             cur_micro: nr_micro,
             nr_cpus: 4,
+            nr_groups: 1,
             micro_cpus: (4 - nr_micro..4).collect(),
             micro_runs: 1_200,
             micro_ns: 98_765_432,
             micro_stay_max_ns: 100_250,
+            moves: 0,
+            reached: 0,
             rejected: 0,
         });
         let scheduler = if micro.is_some() { "microslice" } else { "credit2" }.to_owned();
@@ -227,6 +234,7 @@ pub mod tests {
         scheduler              : microslice
         cpus                   : 0-3
         domains                : 2
+        groups                 : 1
         micro_cores            : 1
         micro_cpus             : 3
         reserved               : false
@@ -238,6 +246,8 @@ pub mod tests {
         micro_runs             : 1200
         micro_time             : 98.8ms
         micro_stay_max         : 100us
+        moves                  : 0
+        reached                : 0
         rejected               : 0
         ");
     }
@@ -267,12 +277,15 @@ pub mod tests {
           "max_micro": 3,
           "cur_micro": 1,
           "nr_cpus": 4,
+          "nr_groups": 1,
           "micro_cpus": [
             3
           ],
           "micro_runs": 1200,
           "micro_ns": 98765432,
           "micro_stay_max_ns": 100250,
+          "moves": 0,
+          "reached": 0,
           "rejected": 0
         }
         "#);

@@ -176,10 +176,13 @@ mod tests {
             "max_micro",
             "cur_micro",
             "nr_cpus",
+            "nr_groups",
             "micro_cpus",
             "micro_runs",
             "micro_ns",
             "micro_stay_max_ns",
+            "moves",
+            "reached",
             "rejected",
         ];
         expected.sort_unstable();

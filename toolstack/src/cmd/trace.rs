@@ -10,7 +10,7 @@ mod names;
 
 use super::pool::only_pool;
 use crate::cli;
-use crate::hyper::safe::{Trace, Xen};
+use crate::hyper::safe::{Trace, Xen, types};
 use crate::lock::lock;
 use crate::out::{json, write_whole};
 use anyhow::{Context, Result, bail, ensure};
@@ -40,8 +40,8 @@ const MAX_GUESTS: u64 = 1 << 20;
 /// Runs a command of the group.
 pub fn run(command: &cli::Trace, as_json: bool) -> Result<String> {
     match command {
-        cli::Trace::Record { pool, seconds, room, output } => {
-            record(pool.as_deref(), *seconds, *room, output, as_json)
+        cli::Trace::Record { pool, group, seconds, room, output } => {
+            record((pool.as_deref(), *group), *seconds, *room, output, as_json)
         }
         cli::Trace::Replay { file } => replay(file, as_json),
         cli::Trace::Export { file, format, symbols, output } => {
@@ -61,18 +61,26 @@ struct Recorded {
     lost: bool,
 }
 
-fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: bool) -> Result<String> {
+/// `of`: cpupool and group.
+fn record(
+    of: (Option<&str>, Option<u32>),
+    seconds: f64,
+    room: u32,
+    output: &Path,
+    as_json: bool,
+) -> Result<String> {
     let xen = Xen::open()?;
-    let pool = match pool {
+    let pool = match of.0 {
         Some(name) => xen.find_pool(name)?,
         None => only_pool(xen.pools()?)?,
     };
-    // Xen has one trace of a cpupool and gives its records to whoever asks: two readers would each get a part.
-    let path = format!("/run/microslice/trace.{}.lock", pool.id);
+    let group = group_of(&pool, of.1)?;
+    // Xen has one trace of a group and gives its records to whoever asks: two readers would each get a part.
+    let path = format!("/run/microslice/trace.{}.{group}.lock", pool.id);
     let _lock = lock(Path::new(&path), "microslice trace record")?;
     let guests = serde_json::to_vec(&Guest::of(&xen, &pool)?)?;
     let (events, span, lost) = write_whole(output, |file| {
-        drain(xen.trace(&pool, room)?, &guests, file, Duration::from_secs_f64(seconds))
+        drain(xen.trace(&pool, group, room)?, &guests, file, Duration::from_secs_f64(seconds))
     })?;
     if lost {
         eprintln!(
@@ -83,6 +91,22 @@ fn record(pool: Option<&str>, seconds: f64, room: u32, output: &Path, as_json: b
         return json(&Recorded { file: output.display().to_string(), events, seconds: span, lost });
     }
     Ok(format!("{events} events in {span:.3} s: {}\n", output.display()))
+}
+
+/// Which group of pCPUs is meant; each is recorded, and replays, on its own.
+fn group_of(pool: &types::Pool, asked: Option<u32>) -> Result<u32> {
+    let groups = pool.schedule.as_ref().map_or(1, |s| s.nr_groups);
+    match asked {
+        None if groups > 1 => bail!(
+            "trace cpupool '{}': it has {groups} groups of pCPUs, each with a trace of its own: choose one with --group",
+            pool.name
+        ),
+        None => Ok(0),
+        Some(n) if n >= groups => {
+            bail!("trace cpupool '{}': there is no group {n}: it has {groups}, from 0 on", pool.name)
+        }
+        Some(n) => Ok(n),
+    }
 }
 
 /// Until the time is up, Ctrl-C, or a record is lost; number of records, seconds between the first and the last, and whether
@@ -292,13 +316,17 @@ impl Reader {
             Event::DomSet { dom, weight, cap } => {
                 format!("domain slot {dom} gets weight {weight}, cap {cap}")
             }
+            Event::DomElsewhere { dom, units } => {
+                format!("domain slot {dom} has {units} units in other groups")
+            }
+            Event::Awaited { dom, .. } => format!("units of domain slot {dom} are awaited in another group"),
             Event::DomPolicy { dom, .. } => format!("domain slot {dom} gets a row of actions"),
             Event::UnitAdd { unit, dom, .. } => format!("{} of domain slot {dom} joins", who(unit)),
             Event::UnitRemove { unit } => format!("{} leaves", who(unit)),
             Event::Affinity { unit, .. } => format!("{} gets an affinity", who(unit)),
             Event::Wake { unit } => format!("{} wakes", who(unit)),
             Event::Sleep { unit } => format!("{} sleeps", who(unit)),
-            Event::Yield { unit, class } => {
+            Event::Yield { unit, class, .. } => {
                 format!("{} yields{}", who(unit), self.names.place(unit, step.record.rip(), class))
             }
             Event::Kick { unit } => format!("{} gets an event", who(unit)),

@@ -25,7 +25,7 @@ fn versions_and_commands_are_those_of_4_20() {
 fn layouts_are_those_of_4_20() {
     assert_eq!((size_of::<xen_domctl>(), size_of::<xen_sysctl>()), (144, 136));
     assert_eq!((offset_of!(xen_domctl, u), offset_of!(xen_sysctl, u)), (16, 8));
-    assert_eq!((size_of::<xen_domctl_scheduler_op>(), size_of::<xen_sysctl_scheduler_op>()), (32, 112));
+    assert_eq!((size_of::<xen_domctl_scheduler_op>(), size_of::<xen_sysctl_scheduler_op>()), (32, 128));
     assert_eq!((offset_of!(xen_domctl_scheduler_op, u), offset_of!(xen_sysctl_scheduler_op, u)), (8, 16));
     assert_eq!(
         (size_of::<xen_domctl_microslice_range>(), offset_of!(xen_domctl_microslice_range, service)),
@@ -38,8 +38,8 @@ fn layouts_are_those_of_4_20() {
     assert_eq!((ranges, generation), (24, 16));
     assert_eq!(size_of::<xen_domctl_microslice_stats>(), 22 * 8);
     assert_eq!(offset_of!(xen_domctl_microslice_stats, generation), 21 * 8);
-    assert_eq!(size_of::<xen_sysctl_microslice_schedule>(), 96);
-    assert_eq!(offset_of!(xen_sysctl_microslice_schedule, micro_cpus), 80);
+    assert_eq!(size_of::<xen_sysctl_microslice_schedule>(), 112);
+    assert_eq!(offset_of!(xen_sysctl_microslice_schedule, micro_cpus), 96);
 }
 
 /// libxenctrl's bindings (xenctrl-sys) come from the same tree.

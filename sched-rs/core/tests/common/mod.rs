@@ -132,7 +132,7 @@ impl Machine {
     }
 
     pub fn unit(&mut self, unit: u16, dom: u16, hard: u64) {
-        assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0 }).refused, None);
+        assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0, ahead: 0 }).refused, None);
     }
 
     pub fn wake(&mut self, unit: u16) {

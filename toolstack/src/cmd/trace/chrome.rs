@@ -154,7 +154,7 @@ impl<'a, W: Write> Export<'a, W> {
     fn step(&mut self, reader: &mut Reader, step: &Step) -> Result<()> {
         self.now = self.now.max(step.since.0);
         match step.event {
-            Event::Yield { unit, class } => {
+            Event::Yield { unit, class, .. } => {
                 self.yielded.insert(unit);
                 let on = self.tracks.iter().position(|track| track.unit == unit);
                 if let Some(slot) = on.and_then(|slot| u8::try_from(slot).ok()) {

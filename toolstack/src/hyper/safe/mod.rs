@@ -118,10 +118,13 @@ impl Xen {
             max_micro: schedule.max_micro,
             cur_micro: schedule.cur_micro,
             nr_cpus: schedule.nr_cpus,
+            nr_groups: schedule.nr_groups,
             micro_cpus: bits(map.as_mut_slice()),
             micro_runs: schedule.micro_runs,
             micro_ns: schedule.micro_ns,
             micro_stay_max_ns: schedule.micro_stay_max_ns,
+            moves: schedule.moves,
+            reached: schedule.reached,
             rejected: schedule.rejected,
         })
     }
@@ -396,10 +399,13 @@ mod tests {
             max_micro: 3,
             cur_micro: nr_micro,
             nr_cpus: 5,
+            nr_groups: 1,
             micro_cpus: Vec::new(),
             micro_runs: 0,
             micro_ns: 0,
             micro_stay_max_ns: 0,
+            moves: 0,
+            reached: 0,
             rejected: 0,
         }
     }

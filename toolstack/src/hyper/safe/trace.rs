@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-only
-//! A trace: the state of a cpupool's scheduler, and every event and decision since. There is one for each cpupool; whoever
+//! A trace: the state of a group of a cpupool's pCPUs, and every event and decision since. There is one for each group; whoever
 //! starts a second one ends the first.
 
 use super::call::{Buffer, SysctlUnion};
@@ -15,6 +15,7 @@ const BATCH: usize = 4096;
 pub struct Trace<'a> {
     xen: &'a Xen,
     pool: u32,
+    group: u32,
     object: Object,
     /// Version of state and records.
     pub abi: u32,
@@ -24,12 +25,13 @@ pub struct Trace<'a> {
 }
 
 impl Xen {
-    /// Starts a trace of `pool`, with room for so many records in Xen.
-    pub fn trace(&self, pool: &Pool, room: u32) -> Result<Trace<'_>, Error> {
+    /// Starts a trace of a group of `pool`, with room for so many records in Xen.
+    pub fn trace(&self, pool: &Pool, group: u32, room: u32) -> Result<Trace<'_>, Error> {
         let object = Object::Pool(pool.id, pool.name.clone());
         let fail = |e| self.fail(Op::Trace, object.clone(), e);
         let start = raw::xen_sysctl_microslice_trace {
             op: raw::XEN_SYSCTL_MICROSLICE_TRACE_START,
+            group,
             nr: room,
             ..Default::default()
         };
@@ -40,7 +42,7 @@ impl Xen {
         start.state.p = state.handle();
         let abi = self.trace_op(pool.id, start).map_err(fail)?.abi;
         let state = state.as_mut_slice().to_vec();
-        Ok(Trace { xen: self, pool: pool.id, object, abi, state, batch })
+        Ok(Trace { xen: self, pool: pool.id, group, object, abi, state, batch })
     }
 
     fn trace_op(
@@ -70,6 +72,7 @@ impl Trace<'_> {
     pub fn read(&mut self) -> Result<Batch, Error> {
         let mut read = raw::xen_sysctl_microslice_trace {
             op: raw::XEN_SYSCTL_MICROSLICE_TRACE_READ,
+            group: self.group,
             nr: BATCH as u32,
             ..Default::default()
         };
@@ -104,6 +107,7 @@ impl Drop for Trace<'_> {
     fn drop(&mut self) {
         let stop = raw::xen_sysctl_microslice_trace {
             op: raw::XEN_SYSCTL_MICROSLICE_TRACE_STOP,
+            group: self.group,
             ..Default::default()
         };
         // Nothing to be done if it fails: Xen drops a trace with its cpupool.

@@ -50,21 +50,23 @@ pub struct Schedule {
     pub ratelimit_us: u32,
     /// How long a vCPU may stay by the action grace, in us.
     pub grace_us: u32,
-    /// Micro cores asked for.
+    /// Micro cores asked for, in each group.
     pub nr_micro: u32,
     /// Micro cores do no normal work while nothing is urgent.
     pub reserve: bool,
     /// Who decides how many there are.
     pub sizing: Sizing,
-    /// Least number of them, unless sizing is static.
+    /// Least number of them in each group, unless sizing is static.
     pub min_micro: u32,
-    /// Greatest number of them, unless sizing is static.
+    /// Greatest number of them in each group, unless sizing is static.
     pub max_micro: u32,
-    /// Micro cores at the moment.
+    /// Micro cores at the moment, in all groups together.
     pub cur_micro: u32,
     /// pCPUs in the cpupool.
     pub nr_cpus: u32,
-    /// Which of them are micro cores.
+    /// Groups of these pCPUs, each with a queue of its own.
+    pub nr_groups: u32,
+    /// Which of the pCPUs are micro cores.
     pub micro_cpus: Vec<u32>,
     /// Micro slices.
     pub micro_runs: u64,
@@ -72,6 +74,10 @@ pub struct Schedule {
     pub micro_ns: u64,
     /// Longest micro slice while another vCPU waited for it, in ns.
     pub micro_stay_max_ns: u64,
+    /// vCPUs that changed groups.
+    pub moves: u64,
+    /// Waits for siblings that were helped in another group.
+    pub reached: u64,
     /// Decisions of the scheduler core that Xen's checks refused.
     pub rejected: u64,
 }
