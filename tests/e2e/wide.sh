@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-only
-# A host of more pCPUs than a cpupool holds, on real Xen, in dom0: Pool-0 takes the first 64, the others make up a pool of
-# their own. Boot with sched=microslice, 68 pCPUs.
+# A host of more pCPUs than a cpupool holds, on real Xen, in dom0: with groups of 4, Pool-0 takes the first 64 in 16 groups, the
+# others make up a pool of their own. Boot with sched=microslice microslice_group_cpus=4, 68 pCPUs.
 . /agent/lib.sh
 . /agent/check.sh
 
@@ -45,7 +45,8 @@ soon works-on-40 5 works $(($(progress) + 2))
 is is-on-40 "40 " "$(cpus_of corunner)"
 must unpin xl vcpu-pin corunner all all
 must pool-0-resize microslice pool resize --pool Pool-0 1
-is pool-0-micro-core-is-65 65 "$(pool_value Pool-0 micro_cpus)"
+# The highest of each group; 65 has the place of 40.
+is pool-0-has-16-micro-cores 3,7,11,15,19,23,27,31,35,39,47,51,55,59,63,65 "$(pool_value Pool-0 micro_cpus)"
 must move-back xl cpupool-migrate corunner Pool-0
 must pin-to-65 xl vcpu-pin corunner all 65
 soon works-on-65 5 works $(($(progress) + 2))
