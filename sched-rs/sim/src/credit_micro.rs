@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The paper's own system: micro cores on top of the credit scheduler of Xen 4.7, as its published code behaves.
+//! The paper's own system: micro cores on top of the credit scheduler of Xen 4.7, as its published code behaves but for two rules.
 //!
 //! This is a peer to compare with, and the only model that can be held against the paper's figures: whatever is
 //! wrong there is wrong in the guests or in this file, not in the difference between two normal schedulers. Source: "Accelerating
@@ -10,8 +10,8 @@
 //!   burns its own. Slice 0.1 ms, no rate limit, no boost, no stealing to or from.
 //! - A vCPU that yields on a normal core is judged by the instruction pointer that was saved when it last lost its pCPU ([`Left`]), not
 //!   by the present one:
-//!   user mode: a plain yield; waiting for IPIs from several, or halted in a lock wait (see [`Left::Poll`]): all siblings that do not
-//!   run are moved to micro cores, halted ones too, and it does *not* yield; waiting for an IPI from one: a plain yield; waiting for
+//!   user mode: a plain yield; waiting for IPIs, or halted in a lock wait (see [`Left::Poll`]): all siblings that do not
+//!   run are moved to micro cores, halted ones too, and it does *not* yield; waiting for
 //!   a lock: the first sibling that was preempted inside a critical service, or was woken from a lock wait and waits for a
 //!   pCPU, is moved, and it does not yield if that, or another sibling, is on a micro core now; idle: the same, but it yields;
 //!   anything else in the kernel: nothing, and it does not yield.
@@ -23,8 +23,9 @@
 //!   for 1 s. Else one, two and three for 10 ms each, and three for 1 s: the number with the fewest yields is found and not used.
 //!   A pCPU becomes a micro core as it is, with what runs and what is queued there.
 //!
-//! - [`Micro::relay`]: an event for a preempted vCPU moves it too. The paper says so, and its results for I/O need it; the
-//!   published code has it not.
+//! Where text and code contradict each other, the text holds:
+//! - [`Micro::relay`]: an event for a preempted vCPU moves it too. The published code has it not.
+//! - A wait for an IPI to one vCPU is a wait for IPIs. In the published code it is a plain yield.
 
 use crate::agenda::{NEVER, Ns};
 use crate::credit::{Credit, cycle};
@@ -136,10 +137,6 @@ impl Credit {
         match me.left {
             Left::User => return true,
             Left::Kernel | Left::Critical => return false,
-            Left::Single => {
-                self.pool.seen[0] += 1;
-                return true;
-            }
             Left::Ipi | Left::Poll => self.pool.seen[0] += 1,
             Left::Lock => self.pool.seen[1] += 1,
             Left::Halt => {}

@@ -59,8 +59,7 @@ impl<S: Sched> Host<S> {
         match class {
             _ if !runnable && thread.is_some() => Left::Poll,
             _ if !runnable => Left::Halt,
-            Class::IpiWait if thread.is_some_and(|t| t.wide) => Left::Ipi,
-            Class::IpiWait => Left::Single,
+            Class::IpiWait => Left::Ipi,
             Class::LockWait => Left::Lock,
             c if c.is_critical() => Left::Critical,
             _ if thread.is_some_and(|t| t.user > 0) => Left::User,

@@ -11,10 +11,8 @@ pub const NIL: u16 = u16::MAX;
 /// What a vCPU was at when it last lost its pCPU, as the paper's published code reads the saved instruction pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// It waited for answers to IPIs from several vCPUs (`smp_call_function_many`).
+    /// It waited for answers to IPIs.
     Ipi,
-    /// From one (`smp_call_function_single`).
-    Single,
     /// It halted in a lock wait. The saved address is that after the hypercall `sched_op`, SCHEDOP_poll; that code expects it of
     /// SCHEDOP_yield only, which Linux issues after IPIs, and takes it for an IPI wait.
     Poll,
@@ -35,7 +33,7 @@ impl Left {
     #[must_use]
     pub fn cause(self) -> usize {
         match self {
-            Self::Ipi | Self::Single | Self::Poll => 0,
+            Self::Ipi | Self::Poll => 0,
             Self::Lock => 1,
             Self::Halt => 2,
             Self::User | Self::Kernel | Self::Critical => 3,
