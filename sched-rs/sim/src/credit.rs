@@ -21,7 +21,7 @@
 
 use crate::agenda::{NEVER, Ns};
 use crate::credit_micro::{Micro, Pool};
-use crate::sched::{Domain, Left, NIL, Out, Sched};
+use crate::sched::{Domain, Last, Left, NIL, Out, Sched};
 use microslice_core::Class;
 use microslice_core::state::Counts;
 use std::collections::VecDeque;
@@ -375,15 +375,8 @@ impl Sched for Credit {
         }
     }
 
-    fn schedule(
-        &mut self,
-        now: Ns,
-        cpu: u8,
-        runnable: bool,
-        _: Class,
-        left: Left,
-        out: &mut Out<'_>,
-    ) -> (u16, Ns) {
+    fn schedule(&mut self, now: Ns, cpu: u8, last: Last, out: &mut Out<'_>) -> (u16, Ns) {
+        let Last { runnable, left, .. } = last;
         self.events += 1;
         let c = usize::from(cpu);
         let prev = self.cpus[c].cur;
@@ -487,6 +480,7 @@ impl Sched for Credit {
 mod tests {
     use super::*;
     use crate::agenda::Agenda;
+    use crate::sched::last;
 
     #[test]
     fn a_yield_in_the_first_millisecond_gives_way_in_4_20_and_not_in_4_7() {
@@ -496,12 +490,12 @@ mod tests {
             let (mut poke, mut agenda) = (0, Agenda::new(8));
             let mut out = Out { poke: &mut poke, agenda: &mut agenda, first: 0 };
             c.wake(0, 0, &mut out);
-            assert_eq!(c.schedule(0, 0, false, Class::None, Left::User, &mut out).0, 0);
+            assert_eq!(c.schedule(0, 0, last(false, Left::User), &mut out).0, 0);
             c.wake(10_000, 1, &mut out);
             c.offer(100_000, 0, Class::LockWait, &mut out);
-            assert_eq!(c.schedule(100_000, 0, true, Class::LockWait, Left::Lock, &mut out).0, want);
+            assert_eq!(c.schedule(100_000, 0, last(true, Left::Lock), &mut out).0, want);
             // When the rate limit is over, the yield counts in 4.7 too; in 4.20 it is the other's turn to give way.
-            assert_eq!(c.schedule(1_100_000, 0, true, Class::LockWait, Left::Lock, &mut out).0, 1 - want);
+            assert_eq!(c.schedule(1_100_000, 0, last(true, Left::Lock), &mut out).0, 1 - want);
         }
     }
 }

@@ -14,7 +14,7 @@
 //! Not modelled: caps, load balancing between several queues, soft affinity, SMT-aware idling.
 
 use crate::agenda::Ns;
-use crate::sched::{Domain, Left, NIL, Out, Sched};
+use crate::sched::{Domain, Last, NIL, Out, Sched};
 use microslice_core::Class;
 use microslice_core::state::Counts;
 
@@ -222,15 +222,8 @@ impl Sched for Credit2 {
         self.events += 1;
     }
 
-    fn schedule(
-        &mut self,
-        now: Ns,
-        cpu: u8,
-        runnable: bool,
-        _: Class,
-        _: Left,
-        _: &mut Out<'_>,
-    ) -> (u16, Ns) {
+    fn schedule(&mut self, now: Ns, cpu: u8, last: Last, _: &mut Out<'_>) -> (u16, Ns) {
+        let runnable = last.runnable;
         self.events += 1;
         let c = usize::from(cpu);
         self.tickled &= !(1 << cpu);

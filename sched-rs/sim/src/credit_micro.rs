@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::agenda::Agenda;
     use crate::credit::{Pri, Settings};
-    use crate::sched::{Domain, Sched};
+    use crate::sched::{Domain, Sched, last};
     use microslice_core::Class;
 
     /// vCPUs 0 to 2 of a guest and 3 to 5 of another on three normal cores and a micro core. 0, 1 and 2 run on pCPUs 0, 1 and 2 until
@@ -255,7 +255,7 @@ mod tests {
         }
         for now in [0, 30_000_000] {
             for cpu in 0..3 {
-                c.schedule(now, cpu, now > 0, Class::None, left, &mut out);
+                c.schedule(now, cpu, last(now > 0, left), &mut out);
             }
         }
         assert!((0..3).all(|v| c.cpus[usize::from(c.units[v].cpu)].cur != v as u16));
@@ -271,18 +271,18 @@ mod tests {
         c.cpus[0].queue.retain(|v| *v != 0);
         (c.cpus[0].cur, c.cpus[0].until) = (0, 70_000_000);
         c.offer(40_000_000, 0, Class::None, &mut out);
-        assert_eq!(c.schedule(40_000_000, 0, true, Class::IpiWait, Left::Ipi, &mut out), (0, 30_000_000));
+        assert_eq!(c.schedule(40_000_000, 0, last(true, Left::Ipi), &mut out), (0, 30_000_000));
         // One micro core runs one and queues one.
         assert_eq!((c.units[1].cpu, c.units[2].cpu), (3, 2));
-        assert_eq!(c.schedule(40_001_000, 3, false, Class::None, Left::User, &mut out), (1, 100_000));
+        assert_eq!(c.schedule(40_001_000, 3, last(false, Left::User), &mut out), (1, 100_000));
         c.offer(40_050_000, 0, Class::None, &mut out);
         assert_eq!(c.units[2].cpu, 3);
         // After its slice the first goes home with a boost.
-        assert_eq!(c.schedule(40_101_000, 3, true, Class::None, Left::User, &mut out).0, 2);
+        assert_eq!(c.schedule(40_101_000, 3, last(true, Left::User), &mut out).0, 2);
         c.saved(40_101_000, 1, &mut out);
         assert_eq!((c.units[1].cpu, c.units[1].pri), (1, Pri::Boost));
         // The second keeps the core, since nobody waits for it.
-        assert_eq!(c.schedule(40_201_000, 3, true, Class::None, Left::User, &mut out).0, 2);
+        assert_eq!(c.schedule(40_201_000, 3, last(true, Left::User), &mut out).0, 2);
     }
 
     #[test]

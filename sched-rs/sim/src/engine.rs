@@ -8,7 +8,7 @@ use crate::agenda::{Agenda, NEVER, Ns};
 use crate::chance::Chance;
 use crate::costs::{Costs, FULL};
 use crate::guest::{Irq, Vcpu, VcpuState, Vm};
-use crate::sched::{Left, NIL, Out, Sched};
+use crate::sched::{Last, Left, NIL, Out, Sched};
 use microslice_core::Class;
 
 /// A hardware thread.
@@ -203,17 +203,17 @@ impl<S: Sched> Host<S> {
         let c = usize::from(cpu);
         self.agenda.clear(self.at.softirq + c);
         let prev = self.cpus[c].cur;
-        let (mut runnable, mut class, mut left) = (false, Class::None, Left::User);
+        let mut last = Last { runnable: false, class: Class::None, left: Left::User };
         if prev != NIL {
-            runnable = self.vcpus[usize::from(prev)].state == VcpuState::Running;
+            last.runnable = self.vcpus[usize::from(prev)].state == VcpuState::Running;
             self.progress(prev);
-            if runnable {
-                class = self.class_of(prev);
+            if last.runnable {
+                last.class = self.class_of(prev);
             }
-            left = self.left_of(prev, runnable, class);
+            last.left = self.left_of(prev, last.runnable, last.class);
         }
         let mut out = Out { poke: &mut self.poke, agenda: &mut self.agenda, first: 0 };
-        let (next, slice) = self.sched.schedule(self.now, cpu, runnable, class, left, &mut out);
+        let (next, slice) = self.sched.schedule(self.now, cpu, last, &mut out);
         self.agenda.set(self.at.slice + c, if slice == 0 { NEVER } else { self.now + slice });
         if next == prev {
             if prev != NIL {
@@ -228,8 +228,8 @@ impl<S: Sched> Host<S> {
             let now = self.now;
             let v = &mut self.vcpus[usize::from(prev)];
             v.left_at = now;
-            v.left = left;
-            v.state = if runnable { VcpuState::Runnable } else { VcpuState::Blocked };
+            v.left = last.left;
+            v.state = if last.runnable { VcpuState::Runnable } else { VcpuState::Blocked };
         }
         self.cpus[c].cur = next;
         if (prev == NIL) != (next == NIL) {

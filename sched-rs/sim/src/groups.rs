@@ -4,7 +4,7 @@
 //! Group `g` of `n` has pCPUs `g * cpus / n` on and every `n`th VM from VM `g` on.
 
 use crate::agenda::Ns;
-use crate::sched::{Domain, Left, NIL, Out, Sched};
+use crate::sched::{Domain, Last, NIL, Out, Sched};
 use microslice_core::Class;
 use microslice_core::state::Counts;
 
@@ -92,18 +92,10 @@ impl<S: Sched> Sched for Groups<S> {
         self.with(g, out, |s, out| s.kick(now, v, out));
     }
 
-    fn schedule(
-        &mut self,
-        now: Ns,
-        cpu: u8,
-        runnable: bool,
-        class: Class,
-        left: Left,
-        out: &mut Out<'_>,
-    ) -> (u16, Ns) {
+    fn schedule(&mut self, now: Ns, cpu: u8, last: Last, out: &mut Out<'_>) -> (u16, Ns) {
         let g = usize::from(cpu / self.cpus);
         let cpu = cpu % self.cpus;
-        let (v, slice) = self.with(g, out, |s, out| s.schedule(now, cpu, runnable, class, left, out));
+        let (v, slice) = self.with(g, out, |s, out| s.schedule(now, cpu, last, out));
         (self.names[g].get(usize::from(v)).copied().unwrap_or(NIL), slice)
     }
 

@@ -3,7 +3,7 @@
 //! that knows the core's interface is in this file.
 
 use crate::agenda::{NEVER, Ns};
-use crate::sched::{Domain, Left, Out, Sched};
+use crate::sched::{Domain, Last, Out, Sched};
 use microslice_core::policy::Policy;
 use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{Counts, Dom, Shared, Unit};
@@ -95,15 +95,8 @@ impl Sched for Machine {
         self.send(now, Event::Kick { unit: v }, out);
     }
 
-    fn schedule(
-        &mut self,
-        now: Ns,
-        cpu: u8,
-        runnable: bool,
-        class: Class,
-        _: Left,
-        out: &mut Out<'_>,
-    ) -> (u16, Ns) {
+    fn schedule(&mut self, now: Ns, cpu: u8, last: Last, out: &mut Out<'_>) -> (u16, Ns) {
+        let Last { runnable, class, .. } = last;
         let class = if runnable { class } else { Class::None };
         let d = self.send(now, Event::Schedule { cpu, offer: Offer::Run, runnable, class }, out);
         (d.run, d.slice.0)

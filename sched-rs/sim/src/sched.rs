@@ -28,6 +28,23 @@ pub enum Left {
     Critical,
 }
 
+/// The vCPU that was current when its pCPU asks for work; of none, what is said of an idle one.
+#[derive(Clone, Copy, Debug)]
+pub struct Last {
+    /// It would run on.
+    pub runnable: bool,
+    /// What its instruction pointer tells.
+    pub class: Class,
+    /// What the paper's code will read of it, should it lose the pCPU now.
+    pub left: Left,
+}
+
+/// For tests of schedulers that go by `left` alone.
+#[cfg(test)]
+pub(crate) fn last(runnable: bool, left: Left) -> Last {
+    Last { runnable, class: Class::None, left }
+}
+
 impl Left {
     /// Which of the causes that code counts a yield under: IPI wait, lock wait, halt, other.
     #[must_use]
@@ -76,17 +93,8 @@ pub trait Sched {
     fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>);
     /// An interrupt or IPI for a vCPU that is runnable but preempted.
     fn kick(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
-    /// pCPU `cpu` asks for work. `runnable`, `class` and `left` tell of the vCPU that was current. Returns whom to run
-    /// ([`NIL`]: idle) and for how long.
-    fn schedule(
-        &mut self,
-        now: Ns,
-        cpu: u8,
-        runnable: bool,
-        class: Class,
-        left: Left,
-        out: &mut Out<'_>,
-    ) -> (u16, Ns);
+    /// pCPU `cpu` asks for work; `last` tells of the vCPU that was current. Returns whom to run ([`NIL`]: idle) and for how long.
+    fn schedule(&mut self, now: Ns, cpu: u8, last: Last, out: &mut Out<'_>) -> (u16, Ns);
     /// The context of a vCPU that left its pCPU is saved (`context_saved`).
     fn saved(&mut self, now: Ns, v: u16, out: &mut Out<'_>);
     /// One of its timers has fired.
