@@ -30,6 +30,7 @@ pub struct View {
     #[serde(rename = "type")]
     pub kind: Kind,
     pub vcpus: u32,
+    pub cpu_ns: u64,
     pub pool: String,
     #[serde(flatten)]
     pub scheduled: Option<Scheduled>,
@@ -78,6 +79,7 @@ impl View {
             name: domain.name.clone(),
             kind: domain.kind,
             vcpus: domain.vcpus,
+            cpu_ns: domain.cpu_ns,
             pool: pool.map_or_else(|| format!("Pool-{}", domain.pool), |p| p.name.clone()),
             scheduled,
         })
@@ -254,7 +256,15 @@ pub mod tests {
             stats,
         });
         let pool = "Pool-0".to_owned();
-        View { domid, name: name.map(Into::into), kind: Kind::Hvm, vcpus: 4, pool, scheduled }
+        View {
+            domid,
+            name: name.map(Into::into),
+            kind: Kind::Hvm,
+            vcpus: 4,
+            cpu_ns: 13_000_000_000,
+            pool,
+            scheduled,
+        }
     }
 
     #[test]

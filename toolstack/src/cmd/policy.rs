@@ -217,8 +217,16 @@ mod tests {
         for pool in &pools {
             assert_eq!(plan::pool(policy.pools.get(&pool.name).unwrap(), pool).unwrap(), None);
         }
-        let domain =
-            Domain { id: 3, name: None, kind: Kind::Hvm, vcpus: 4, max_vcpus: 4, pool: 0, dying: false };
+        let domain = Domain {
+            id: 3,
+            name: None,
+            kind: Kind::Hvm,
+            vcpus: 4,
+            max_vcpus: 4,
+            cpu_ns: 0,
+            pool: 0,
+            dying: false,
+        };
         let rule = policy.domain("web[1]").unwrap();
         let share = Share { weight: 512, cap: 200 };
         assert_eq!(plan::settings(rule, &domain, share, Row::Grace.policy()), []);

@@ -194,6 +194,7 @@ mod tests {
             "name",
             "type",
             "vcpus",
+            "cpu_ns",
             "pool",
             "weight",
             "cap",

@@ -159,6 +159,7 @@ fn domain(info: &xc::xc_domaininfo_t) -> Domain {
         kind: if hvm { Kind::Hvm } else { Kind::Pv },
         vcpus: info.nr_online_vcpus,
         max_vcpus: info.max_vcpu_id.wrapping_add(1),
+        cpu_ns: info.cpu_time,
         pool: info.cpupool,
         dying: info.flags & xc::XEN_DOMINF_dying != 0,
     }

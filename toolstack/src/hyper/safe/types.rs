@@ -237,6 +237,8 @@ pub struct Domain {
     pub vcpus: u32,
     /// vCPUs it may have.
     pub max_vcpus: u32,
+    /// Time that its vCPUs have run, in ns, by Xen's accounting.
+    pub cpu_ns: u64,
     /// Its cpupool's number.
     pub pool: u32,
     /// Being destroyed.
@@ -248,7 +250,7 @@ impl Domain {
     /// The guest of the tests: 'web', number 3, four vCPUs.
     pub fn web() -> Domain {
         let name = Some("web".into());
-        Domain { id: 3, name, kind: Kind::Hvm, vcpus: 4, max_vcpus: 4, pool: 0, dying: false }
+        Domain { id: 3, name, kind: Kind::Hvm, vcpus: 4, max_vcpus: 4, cpu_ns: 0, pool: 0, dying: false }
     }
 }
 
