@@ -170,11 +170,8 @@ fn window(transcript: &Transcript, seconds: u64) -> Result<Window> {
 fn cpu_ns(transcript: &Transcript, second: u64) -> Result<Vec<u64>> {
     let name = format!("cpu-{second}");
     let text = &transcript.captured.get(&name).with_context(|| format!("no {name} came out"))?.text;
-    let all: Value = serde_json::from_str(text).with_context(|| format!("read {name}"))?;
-    let of = |vm: &str| {
-        let domains = all.get("domains").and_then(Value::as_array)?;
-        domains.iter().find(|d| d["name"] == vm)?["cpu_ns"].as_u64()
-    };
+    let domains: Vec<Value> = serde_json::from_str(text).with_context(|| format!("read {name}"))?;
+    let of = |vm: &str| domains.iter().find(|d| d["name"] == vm)?["cpu_ns"].as_u64();
     VMS.iter().map(|(vm, _)| of(vm).with_context(|| format!("{name} has no CPU time of {vm}"))).collect()
 }
 
@@ -233,7 +230,7 @@ mod tests {
                 format!(r#"{{"name":"{name}","cpu_ns":{}}}"#, 7_000 + ran * speed)
             };
             let all = [("light", 17), ("middle", 20), ("heavy", 40)].map(cpu).join(",");
-            let text = format!(r#"{{"domains":[{{"name":"Domain-0","cpu_ns":1}},{all}]}}"#);
+            let text = format!(r#"[{{"name":"Domain-0","cpu_ns":1}},{all}]"#);
             transcript.captured.insert(format!("cpu-{second}"), Captured { text, status: 0 });
         }
         let window = window(&transcript, 3).unwrap();
