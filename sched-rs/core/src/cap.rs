@@ -113,21 +113,6 @@ impl Pool<'_> {
         }
     }
 
-    /// Takes `ran` from the budget of the domain that runs on `cpu`.
-    pub(crate) fn spend(&mut self, cpu: u8, ran: Span) {
-        let Some(c) = self.cpu_mut(cpu) else { return };
-        let used = c.reserved.0.min(ran.0);
-        c.reserved = c.reserved.less(ran);
-        let dom = {
-            let unit = c.unit;
-            self.unit(unit).map_or(NIL, |u| u.dom)
-        };
-        if let Some(d) = self.dom_mut(dom).filter(|d| d.cap != 0) {
-            d.reserved = d.reserved.saturating_sub(used);
-            d.budget = d.budget.saturating_sub_unsigned(ran.0);
-        }
-    }
-
     /// A waiting unit found no budget: nobody may take it, nor its siblings as they come up, before the next period.
     pub(crate) fn park(&mut self, unit: u16) {
         let dom = self.unit(unit).map_or(NIL, |u| u.dom);

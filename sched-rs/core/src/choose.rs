@@ -8,7 +8,7 @@
 
 use crate::class::Class;
 use crate::pool::{Decision, Offer, Pool, Refusal, bit};
-use crate::state::{NIL, NO_CPU, Place, Work};
+use crate::state::{DEFAULT_WEIGHT, NIL, NO_CPU, Place, Work};
 use crate::time::{Span, Time};
 
 /// A choice for a pCPU that asks for work.
@@ -94,8 +94,11 @@ impl Pool<'_> {
         let kept = choice.unit == prev.unit && prev.unit != NIL;
         // The rate limit and grace put off a preemption; it is not forgotten.
         let keep_hint = kept && self.hint(cpu, c.next) && self.leads(prev.unit, c.next);
+        self.shared.poked &= !bit(cpu);
+        if keep_hint {
+            self.shared.poked |= bit(cpu);
+        }
         if let Some(c) = self.cpu_mut(cpu) {
-            c.poked = keep_hint;
             if !keep_hint {
                 c.next = NIL;
             }
@@ -288,6 +291,7 @@ impl Pool<'_> {
             c.reserved = Span(0);
             c.resume = if interrupted { prev.unit } else { c.resume };
         }
+        self.shared.busy &= !bit(cpu);
     }
 
     /// A waiting unit gets `cpu`.
@@ -301,52 +305,51 @@ impl Pool<'_> {
         } else {
             self.entered_micro(unit, cpu);
         }
-        self.edit(unit, |u| {
-            u.place = Place::OnCpu;
-            u.cpu = cpu;
-            u.runnable = true;
-            u.slice_left = Span(0);
-            if work == Work::Normal {
-                u.home = cpu;
-            }
-        });
-        if let Some(c) = self.cpu_mut(cpu) {
-            c.unit = unit;
-            c.work = work;
-            c.started = now;
-            c.charged = now;
-            c.ends = now.after(choice.span);
-            c.reserved = choice.span;
-            if c.resume == unit {
-                c.resume = NIL;
-            }
+        self.shared.busy |= bit(cpu);
+        let Some(u) = self.units.get_mut(usize::from(unit)) else { return };
+        u.place = Place::OnCpu;
+        u.cpu = cpu;
+        u.runnable = true;
+        u.slice_left = Span(0);
+        if work == Work::Normal {
+            u.home = cpu;
+        }
+        let Some(c) = self.shared.cpus.get_mut(usize::from(cpu)) else { return };
+        c.unit = unit;
+        c.work = work;
+        c.started = now;
+        c.charged = now;
+        c.vtime = u.vtime;
+        c.weight = self.doms.get(usize::from(u.dom)).map_or(DEFAULT_WEIGHT, |d| d.weight);
+        c.ends = now.after(choice.span);
+        c.reserved = choice.span;
+        if c.resume == unit {
+            c.resume = NIL;
         }
     }
 
-    /// Charges the current unit of `cpu` for the time since it was last charged.
+    /// Charges the current unit of `cpu` for the time since it was last charged, its domain's budget included.
     pub(crate) fn charge(&mut self, now: Time, cpu: u8) {
-        let Some(c) = self.cpu_mut(cpu) else { return };
+        let Some(c) = self.shared.cpus.get_mut(usize::from(cpu)) else { return };
         let ran = now.since(c.charged);
-        let (unit, work) = (c.unit, c.work);
         c.charged = now;
-        if unit == NIL {
-            return;
-        }
-        let Some(u) = self.units.get_mut(usize::from(unit)) else {
-            return;
-        };
-        let Some(d) = self.doms.get_mut(usize::from(u.dom)) else {
-            return;
-        };
+        let Some(u) = self.units.get_mut(usize::from(c.unit)) else { return };
+        let Some(d) = self.doms.get_mut(usize::from(u.dom)) else { return };
         let weight = u64::from(d.weight.max(1));
         let scaled = ran.0.saturating_mul(256).saturating_add(u.scale_rem);
         u.vtime = u.vtime.saturating_add(scaled / weight);
         u.scale_rem = scaled % weight;
+        (c.vtime, c.weight) = (u.vtime, d.weight);
         d.counts.run_ns = d.counts.run_ns.wrapping_add(ran.0);
-        if work == Work::Micro {
+        if c.work == Work::Micro {
             d.counts.micro_ns = d.counts.micro_ns.wrapping_add(ran.0);
             self.shared.micro_ns = self.shared.micro_ns.wrapping_add(ran.0);
         }
-        self.spend(cpu, ran);
+        let used = c.reserved.0.min(ran.0);
+        c.reserved = c.reserved.less(ran);
+        if d.cap != 0 {
+            d.reserved = d.reserved.saturating_sub(used);
+            d.budget = d.budget.saturating_sub_unsigned(ran.0);
+        }
     }
 }

@@ -3,7 +3,16 @@
 
 use crate::pool::{Decision, Pool, bit};
 use crate::state::{Cpu, NIL, NO_CPU, Place, Unit, Work};
-use crate::time::{Span, Time};
+use crate::time::Time;
+use crate::urgent::cpus;
+
+impl Cpu {
+    /// The virtual time of its unit, with what it has run since it was last charged.
+    pub(crate) const fn vtime_now(&self, now: Time) -> u64 {
+        let weight = if self.weight == 0 { 1 } else { self.weight as u64 };
+        self.vtime.saturating_add(now.since(self.charged).0.saturating_mul(256) / weight)
+    }
+}
 
 impl Pool<'_> {
     /// The pCPUs that may take `u` from the queue for a normal slice: those of its hard affinity; reserved micro cores only
@@ -123,22 +132,14 @@ impl Pool<'_> {
         self.edit(u.sib_next, |x| x.sib_prev = u.sib_prev);
     }
 
-    /// pCPUs that run nothing of ours and have not been poked.
-    pub(crate) fn idle_cpus(&self) -> u64 {
-        let idle = self.cpus_of(self.shared.online).filter(|(_, c)| c.unit == NIL && !c.poked);
-        idle.fold(0, |mask, (cpu, _)| mask | bit(cpu))
+    /// pCPUs of `mask` that run nothing of ours and have not been poked.
+    const fn idle(&self, mask: u64) -> u64 {
+        mask & self.shared.online & !self.shared.busy & !self.shared.poked
     }
 
-    /// The lowest of those in `mask`.
-    fn first_idle(&self, mask: u64) -> Option<u8> {
-        self.cpus_of(mask).find(|(_, c)| c.unit == NIL && !c.poked).map(|(cpu, _)| cpu)
-    }
-
-    /// The pCPUs of `mask`, lowest first.
-    fn cpus_of(&self, mask: u64) -> impl Iterator<Item = (u8, &Cpu)> {
-        let (first, end) = (mask.trailing_zeros() as usize, (u64::BITS - mask.leading_zeros()) as usize);
-        let some = self.shared.cpus.get(first..end).unwrap_or_default();
-        (first as u8..).zip(some).filter(move |(cpu, _)| mask & bit(*cpu) != 0)
+    /// All that run nothing of ours and have not been poked.
+    pub(crate) const fn idle_cpus(&self) -> u64 {
+        self.idle(!0)
     }
 
     /// Finds a pCPU for a waiting unit: an idle one; else, if `preempt`, the one whose unit is furthest ahead of it.
@@ -147,14 +148,16 @@ impl Pool<'_> {
             return;
         };
         let (mask, prefer, vtime) = (u.mask, u.prefer, u.vtime);
-        let may = mask & self.shared.online;
-        let (near, normal) = (may & prefer, may & self.normal());
-        let idle = self
-            .first_idle(near)
-            .or_else(|| self.first_idle(normal))
-            .or_else(|| self.first_idle(may & !normal));
-        if let Some(cpu) = idle {
-            self.promise(cpu, unit, d);
+        let idle = self.idle(mask);
+        let best = if idle & prefer != 0 {
+            idle & prefer
+        } else if idle & self.normal() != 0 {
+            idle & self.normal()
+        } else {
+            idle
+        };
+        if best != 0 {
+            self.promise(best.trailing_zeros() as u8, unit, d);
             return;
         }
         if !preempt {
@@ -162,12 +165,10 @@ impl Pool<'_> {
         }
         let mut bar = vtime.saturating_add(self.shared.params.ratelimit.0);
         let mut victim = NO_CPU;
-        for (cpu, c) in self.cpus_of(mask) {
-            if c.work != Work::Normal || c.poked {
-                continue;
-            }
-            let ahead = self.vtime_now(c.unit, now.since(c.charged));
-            if ahead > bar {
+        for cpu in cpus(mask & self.shared.busy & !self.shared.poked) {
+            let Some(c) = self.cpu(cpu) else { break };
+            let ahead = c.vtime_now(now);
+            if ahead > bar && c.work == Work::Normal {
                 bar = ahead;
                 victim = cpu;
             }
@@ -177,19 +178,12 @@ impl Pool<'_> {
         }
     }
 
-    /// The virtual time of a unit that has run for `ran` since it was last charged.
-    pub(crate) fn vtime_now(&self, unit: u16, ran: Span) -> u64 {
-        let Some(u) = self.units.get(usize::from(unit)) else { return 0 };
-        let weight = self.doms.get(usize::from(u.dom)).map_or(256, |d| u64::from(d.weight.max(1)));
-        u.vtime.saturating_add(ran.0.saturating_mul(256) / weight)
-    }
-
     /// Asks `cpu` to take `unit`.
     pub(crate) fn promise(&mut self, cpu: u8, unit: u16, d: &mut Decision) {
         if let Some(c) = self.cpu_mut(cpu) {
             c.next = unit;
-            c.poked = true;
         }
+        self.shared.poked |= bit(cpu);
         self.edit(unit, |u| u.promised = cpu);
         d.poke |= bit(cpu);
     }

@@ -146,6 +146,8 @@ pub(crate) const fn bit(cpu: u8) -> u64 {
 
 impl Pool<'_> {
     /// Takes in one event at instant `now` and says what to do about it.
+    // A caller that knows which event it has pays for that one only.
+    #[inline(always)]
     pub fn handle(&mut self, now: Time, event: Event) -> Decision {
         let mut d = Decision::NOTHING;
         let result = match event {
@@ -229,6 +231,8 @@ impl Pool<'_> {
     fn cpu_up(&mut self, cpu: u8, number: u16, d: &mut Decision) -> Result<(), Refusal> {
         let c = self.cpu_mut(cpu).ok_or(Refusal::Unknown)?;
         *c = Cpu { number, ..Cpu::EMPTY };
+        self.shared.busy &= !bit(cpu);
+        self.shared.poked &= !bit(cpu);
         self.shared.online |= bit(cpu);
         self.reassign_modes(d);
         Ok(())
@@ -238,6 +242,8 @@ impl Pool<'_> {
         let c = self.cpu_mut(cpu).ok_or(Refusal::Unknown)?;
         *c = Cpu::EMPTY;
         self.shared.online &= !bit(cpu);
+        self.shared.busy &= !bit(cpu);
+        self.shared.poked &= !bit(cpu);
         self.reassign_modes(d);
         Ok(())
     }
@@ -344,6 +350,9 @@ impl Pool<'_> {
         if let Some(x) = self.dom_mut(dom) {
             x.weight = weight;
         }
+        for cpu in 0..MAX_CPUS as u8 {
+            self.charge(now, cpu);
+        }
         self.set_cap(now, dom, cap, d);
         Ok(())
     }
@@ -391,6 +400,7 @@ impl Pool<'_> {
                 c.unit = NIL;
                 c.work = Work::Idle;
             }
+            self.shared.busy &= !bit(u.cpu);
         }
         self.reshare(now, u.dom, d, |d| d.units = d.units.saturating_sub(1));
         self.edit(unit, |u| *u = Unit::ABSENT);

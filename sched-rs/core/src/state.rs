@@ -164,6 +164,10 @@ pub struct Cpu {
     pub started: Time,
     /// Up to when the current unit has been charged.
     pub charged: Time,
+    /// The current unit's virtual time then, and its domain's weight: how far it is ahead, without looking at either.
+    pub vtime: u64,
+    /// See [`Cpu::vtime`].
+    pub weight: u32,
     /// When its slice ends.
     pub ends: Time,
     /// What it may still use of its domain's cap in this dispatch; reserved from the domain's budget.
@@ -182,8 +186,6 @@ pub struct Cpu {
     pub resume: u16,
     /// What the current unit's slice is.
     pub work: Work,
-    /// Poked and has not scheduled since.
-    pub poked: bool,
     /// The current unit has had its grace in this slice.
     pub graced: bool,
     /// Its number on the host. A pool's own numbers, which are the bits of its masks, need not be the host's.
@@ -192,16 +194,15 @@ pub struct Cpu {
 
 impl Cpu {
     /// As [`Unit::NARROW`].
-    pub const NARROW: [(usize, u8); 3] = [
-        (offset_of!(Self, work), Work::Micro as u8),
-        (offset_of!(Self, poked), 1),
-        (offset_of!(Self, graced), 1),
-    ];
+    pub const NARROW: [(usize, u8); 2] =
+        [(offset_of!(Self, work), Work::Micro as u8), (offset_of!(Self, graced), 1)];
 
     /// A pCPU that runs nothing.
     pub const EMPTY: Self = Self {
         started: Time(0),
         charged: Time(0),
+        vtime: 0,
+        weight: DEFAULT_WEIGHT,
         ends: Time(0),
         reserved: Span(0),
         lent: Time(0),
@@ -211,7 +212,6 @@ impl Cpu {
         next: NIL,
         resume: NIL,
         work: Work::Idle,
-        poked: false,
         graced: false,
         number: 0,
     };
@@ -422,6 +422,10 @@ pub struct Shared {
     pub online: u64,
     /// Those of them that are micro cores.
     pub micro: u64,
+    /// pCPUs that have a unit.
+    pub busy: u64,
+    /// pCPUs that were poked and have not scheduled since.
+    pub poked: u64,
     /// Next refill of the caps' budgets; zero: no capped domain has run.
     pub refill: Time,
     /// How many micro cores there should be.
@@ -455,6 +459,8 @@ impl Shared {
         seq: 0,
         online: 0,
         micro: 0,
+        busy: 0,
+        poked: 0,
         refill: Time(0),
         sizing: Sizing::EMPTY,
         micro_runs: 0,

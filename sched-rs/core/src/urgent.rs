@@ -302,9 +302,9 @@ impl Pool<'_> {
     fn poke_micro(&mut self, unit: u16, d: &mut Decision) -> bool {
         let hard = self.unit(unit).map_or(0, |u| u.hard);
         let mut found = NO_CPU;
-        for cpu in cpus(hard & self.shared.micro & self.shared.online) {
+        for cpu in cpus(hard & self.shared.micro & self.shared.online & !self.shared.poked) {
             let Some(c) = self.cpu(cpu) else { break };
-            if c.poked || c.work == Work::Micro {
+            if c.work == Work::Micro {
                 continue;
             }
             found = cpu;
@@ -315,9 +315,7 @@ impl Pool<'_> {
         if found == NO_CPU {
             return false;
         }
-        if let Some(c) = self.cpu_mut(found) {
-            c.poked = true;
-        }
+        self.shared.poked |= bit(found);
         d.poke |= bit(found);
         true
     }
@@ -336,13 +334,13 @@ impl Pool<'_> {
                 return true;
             }
             let other = self.unit(c.unit).is_some_and(|x| x.dom != u.dom);
-            if c.work != Work::Normal || c.poked || !other {
+            if c.work != Work::Normal || self.shared.poked & bit(cpu) != 0 || !other {
                 continue;
             }
             if c.lent != Time(0) && now.since(c.lent) < between {
                 continue;
             }
-            let ahead = self.vtime_now(c.unit, now.since(c.charged));
+            let ahead = c.vtime_now(now);
             if lender == NO_CPU || ahead > most {
                 (lender, most) = (cpu, ahead);
             }
@@ -365,6 +363,9 @@ impl Pool<'_> {
 
     /// The urgent unit that has waited longest and that `cpu` may give a micro slice.
     pub(crate) fn first_urgent(&self, cpu: u8) -> u16 {
+        if self.shared.urgent_head == NIL {
+            return NIL;
+        }
         let micro = self.shared.micro & bit(cpu) != 0;
         let lends = self.cpu(cpu).map_or(NIL, |c| c.lends);
         self.scan(|u| {

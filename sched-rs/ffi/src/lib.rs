@@ -20,7 +20,7 @@ use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Shared, Unit, Work};
 use microslice_core::{Class, Counts, Params, Policy, Range, Record, Siblings, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
@@ -43,27 +43,25 @@ struct Head {
 #[repr(C)]
 pub struct MsEvent {
     /// `MS_EV_*`.
-    pub kind: u32,
+    pub kind: u16,
+    /// Class (schedule, yield, awaited).
+    pub class: u16,
     /// A pCPU, unit or domain.
     pub id: u32,
     /// Number on the host (pCPU up), unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule),
     /// siblings elsewhere (yield: 1 if one was helped, 2 if one is left; domain elsewhere: how many).
     pub a: u32,
-    /// Cap (domain set), runnable (schedule), class (yield, awaited), how far ahead (unit add).
+    /// Cap (domain set), runnable (schedule), how far ahead (unit add).
     pub b: u32,
-    /// Class (schedule).
-    pub class: u32,
-    /// Zero.
-    pub pad: u32,
     /// Hard affinity.
     pub hard: u64,
     /// Soft affinity.
     pub soft: u64,
-    /// Settings.
-    pub params: Params,
+    /// Settings (set).
+    pub params: *const Params,
 }
 
-/// The answer, in C's form.
+/// The answer, in C's form. Small, since C copies it about.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MsDecision {
@@ -74,17 +72,17 @@ pub struct MsDecision {
     /// Absolute time of the next timer event in ns; 0: as before.
     pub timer: u64,
     /// Unit to run; `MS_NONE`: idle.
-    pub run: u32,
-    /// The yielder keeps its pCPU; awaited: a sibling is being helped.
-    pub kept: u32,
-    /// Awaited: a sibling waits and is not.
-    pub left: u32,
-    /// Units wait in the queue.
-    pub waits: u32,
+    pub run: u16,
     /// 0 or a negative errno; the pool is as before.
-    pub error: i32,
+    pub error: i16,
+    /// The yielder keeps its pCPU; awaited: a sibling is being helped.
+    pub kept: bool,
+    /// Awaited: a sibling waits and is not.
+    pub left: bool,
+    /// Units wait in the queue.
+    pub waits: bool,
     /// Zero.
-    pub pad: u32,
+    pub pad: u8,
 }
 
 /// State of a pool, for the toolstack.
@@ -204,14 +202,13 @@ unsafe fn pool<'a>(mem: *mut u8) -> Option<Pool<'a>> {
     let head = mem.cast::<Head>();
     // SAFETY: `mem` is null or points to a `Head` (caller's promise), and the lock makes this the only reference.
     let head = unsafe { head.as_mut() }.filter(|h| h.magic == MAGIC)?;
-    let (units_at, doms_at, _) = layout(head.units, head.doms)?;
-    // SAFETY: `ms_rs_init` checked that the block holds this many units and domains at these offsets and wrote them; they
-    // do not overlap the head or each other.
+    let (units, doms) = (head.units as usize, head.doms as usize);
+    // SAFETY: `ms_rs_init` checked that the block holds this many units after its head and then so many domains, and wrote
+    // them (`layout`); they do not overlap the head or each other.
     let (units, doms) = unsafe {
-        (
-            slice::from_raw_parts_mut(mem.add(units_at).cast::<Unit>(), head.units as usize),
-            slice::from_raw_parts_mut(mem.add(doms_at).cast::<Dom>(), head.doms as usize),
-        )
+        let first = mem.add(size_of::<Head>()).cast::<Unit>();
+        let end = first.add(units).cast::<Dom>();
+        (slice::from_raw_parts_mut(first, units), slice::from_raw_parts_mut(end, doms))
     };
     Some(Pool { shared: &mut head.shared, units, doms })
 }
@@ -224,42 +221,76 @@ fn id16(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(NIL)
 }
 
-fn event(e: &MsEvent) -> Option<Event> {
+/// Hands an event to the pool, and what came of it to `record`. `None`: C cannot have meant it.
+///
+/// Each arm hands over an event that the compiler knows, so that nothing is looked at twice. `params` are those that `e` points to.
+fn hand_over(
+    pool: &mut Pool<'_>,
+    now: Time,
+    e: &MsEvent,
+    params: Option<&Params>,
+    record: Option<&mut Record>,
+) -> Option<Decision> {
+    macro_rules! pool_gets {
+        ($event:expr) => {{
+            let d = pool.handle(now, $event);
+            if let Some(record) = record {
+                *record = Record::of(now, &$event, &d);
+            }
+            d
+        }};
+    }
     let (cpu, id) = (id8(e.id), id16(e.id));
-    // Not a jump table: the hypervisor has no indirect jumps.
+    // Not a jump table: the hypervisor has no indirect jumps. The most frequent come first.
     Some(match e.kind {
-        1 => Event::CpuUp { cpu, number: u16::try_from(e.a).ok()? },
-        2 => Event::CpuDown { cpu },
-        3 => Event::DomAdd { dom: id },
-        4 => Event::DomRemove { dom: id },
-        5 => Event::DomSet { dom: id, weight: e.a, cap: e.b },
-        6 => Event::UnitAdd {
-            unit: id,
-            dom: id16(e.a),
-            hard: e.hard,
-            soft: e.soft,
-            ahead: i16::try_from(e.b.cast_signed()).ok()?,
-        },
-        7 => Event::UnitRemove { unit: id },
-        8 => Event::Affinity { unit: id, hard: e.hard, soft: e.soft },
-        9 => Event::Wake { unit: id },
-        10 => Event::Sleep { unit: id },
-        11 => Event::Yield { unit: id, class: Class::from_abi(e.b)?, far: Siblings::from_abi(e.a)? },
-        12 => Event::Kick { unit: id },
         13 => {
             let offer = match e.a {
                 0 => Offer::Run,
                 1 => Offer::IdleOnce,
                 _ => Offer::Offline,
             };
-            Event::Schedule { cpu, offer, runnable: e.b != 0, class: Class::from_abi(e.class)? }
+            let class = Class::from_abi(u32::from(e.class))?;
+            pool_gets!(Event::Schedule { cpu, offer, runnable: e.b != 0, class })
         }
-        14 => Event::Saved { unit: id },
-        15 => Event::Timer,
-        16 => Event::Set { params: e.params },
-        17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
-        18 => Event::Awaited { dom: id, class: Class::from_abi(e.b)? },
-        19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
+        14 => pool_gets!(Event::Saved { unit: id }),
+        9 => pool_gets!(Event::Wake { unit: id }),
+        10 => pool_gets!(Event::Sleep { unit: id }),
+        11 => {
+            let (class, far) = (Class::from_abi(u32::from(e.class))?, Siblings::from_abi(e.a)?);
+            pool_gets!(Event::Yield { unit: id, class, far })
+        }
+        12 => pool_gets!(Event::Kick { unit: id }),
+        1 => {
+            let number = u16::try_from(e.a).ok()?;
+            pool_gets!(Event::CpuUp { cpu, number })
+        }
+        2 => pool_gets!(Event::CpuDown { cpu }),
+        3 => pool_gets!(Event::DomAdd { dom: id }),
+        4 => pool_gets!(Event::DomRemove { dom: id }),
+        5 => pool_gets!(Event::DomSet { dom: id, weight: e.a, cap: e.b }),
+        6 => {
+            let ahead = i16::try_from(e.b.cast_signed()).ok()?;
+            pool_gets!(Event::UnitAdd { unit: id, dom: id16(e.a), hard: e.hard, soft: e.soft, ahead })
+        }
+        7 => pool_gets!(Event::UnitRemove { unit: id }),
+        8 => pool_gets!(Event::Affinity { unit: id, hard: e.hard, soft: e.soft }),
+        15 => pool_gets!(Event::Timer),
+        16 => {
+            let params = *params?;
+            pool_gets!(Event::Set { params })
+        }
+        17 => {
+            let policy = Policy::from_abi(e.a)?;
+            pool_gets!(Event::DomPolicy { dom: id, policy })
+        }
+        18 => {
+            let class = Class::from_abi(u32::from(e.class))?;
+            pool_gets!(Event::Awaited { dom: id, class })
+        }
+        19 => {
+            let units = u16::try_from(e.a).ok()?;
+            pool_gets!(Event::DomElsewhere { dom: id, units })
+        }
         _ => return None,
     })
 }
@@ -269,8 +300,8 @@ fn event(e: &MsEvent) -> Option<Event> {
 /// `record` gets kind 0.
 ///
 /// # Safety
-/// `mem` was given to `ms_rs_init`; the caller holds the pool's lock; `e` is readable, `out` writable, and `record` is null
-/// or writable.
+/// `mem` was given to `ms_rs_init`; the caller holds the pool's lock; `e` is readable, and so is what its `params` points to
+/// unless that is null; `out` is writable, and `record` is null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ms_rs_handle(
     mem: *mut u8,
@@ -280,34 +311,28 @@ pub unsafe extern "C" fn ms_rs_handle(
     record: *mut Record,
 ) {
     // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
-    let (pool, e, out, record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
+    let (pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
+    // SAFETY: the caller promises settings that are readable, or null.
+    let params = unsafe { e.and_then(|e| e.params.as_ref()) };
     let Some(out) = out else { return };
-    let (d, waits, done) = match (pool, e.and_then(event)) {
-        (Some(mut pool), Some(event)) => {
-            let d = pool.handle(Time(now), event);
-            (
-                d,
-                pool.waits(),
-                if record.is_some() { Record::of(Time(now), &event, &d) } else { Record::default() },
-            )
-        }
-        (pool, _) => {
-            let waits = pool.is_some_and(|p| p.waits());
-            (Decision { refused: Some(Refusal::Range), ..Decision::NOTHING }, waits, Record::default())
-        }
-    };
-    if let Some(record) = record {
-        *record = done;
+    let (mut d, mut waits) = (None, false);
+    if let (Some(mut pool), Some(e)) = (pool, e) {
+        d = hand_over(&mut pool, Time(now), e, params, record.as_deref_mut());
+        waits = pool.waits();
     }
+    if let (None, Some(record)) = (&d, record) {
+        *record = Record::default();
+    }
+    let d = d.unwrap_or(Decision { refused: Some(Refusal::Range), ..Decision::NOTHING });
     *out = MsDecision {
         poke: d.poke,
         slice: d.slice.0,
         timer: d.timer.0,
-        run: u32::from(d.run),
-        kept: u32::from(d.kept),
-        left: u32::from(d.left),
-        waits: u32::from(waits),
-        error: d.refused.map_or(0, errno),
+        run: d.run,
+        error: d.refused.map_or(0, errno) as i16,
+        kept: d.kept,
+        left: d.left,
+        waits,
         pad: 0,
     };
 }
@@ -521,9 +546,19 @@ mod tests {
     }
 
     fn send(mem: &mut [u64], kind: u32, id: u32, a: u32, b: u32) -> MsDecision {
-        let e = MsEvent { kind, id, a, b, class: 0, pad: 0, hard: !0, soft: !0, params: Params::DEFAULT };
-        let mut d =
-            MsDecision { poke: 0, slice: 0, timer: 0, run: 0, kept: 0, left: 0, waits: 0, error: 1, pad: 0 };
+        let params = std::ptr::null();
+        let e = MsEvent { kind: kind as u16, class: b as u16, id, a, b, hard: !0, soft: !0, params };
+        let mut d = MsDecision {
+            poke: 0,
+            slice: 0,
+            timer: 0,
+            run: 0,
+            error: 1,
+            kept: false,
+            left: false,
+            waits: false,
+            pad: 0,
+        };
         // SAFETY: `mem` holds a pool; the test is its only user.
         unsafe { ms_rs_handle(mem.as_mut_ptr().cast(), 1000, &e, &mut d, std::ptr::null_mut()) };
         d
@@ -557,6 +592,7 @@ mod tests {
             (9, 70_000, 0, 0),
             (11, 0, 0, 11),
             (5, 0, 0, 0),
+            (16, 0, 0, 0),
         ] {
             assert!(send(&mut mem, kind, id, a, b).error < 0, "event {kind} {id} {a} {b} was accepted");
         }

@@ -289,12 +289,15 @@ impl Machine {
         let mut on_cpu = vec![0; self.units.len()];
         let mut promised = [0; 64];
         for (i, c) in s.cpus.iter().enumerate() {
+            assert_eq!(s.busy >> i & 1 != 0, c.unit != NIL, "{event:?}: pCPU {i} is busy");
             if c.unit != NIL {
                 let u = &self.units[usize::from(c.unit)];
                 assert_eq!(u.place, Place::OnCpu, "{event:?}: pCPU {i} runs unit {}", c.unit);
                 assert_eq!(usize::from(u.cpu), i);
                 on_cpu[usize::from(c.unit)] += 1;
                 assert_ne!(c.work, Work::Idle);
+                let weight = self.doms[usize::from(u.dom)].weight;
+                assert_eq!((c.vtime, c.weight), (u.vtime, weight), "{event:?}: how far pCPU {i} is ahead");
             }
         }
         let queued = walk(&self.units, s.root);
