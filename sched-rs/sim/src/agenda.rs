@@ -9,61 +9,81 @@
 /// An instant or a length in nanoseconds of simulated time.
 pub type Ns = u64;
 
-/// No event.
-pub const NEVER: Ns = Ns::MAX;
+/// Low bits of a key: its source.
+const SOURCE: u32 = 16;
 
-/// The tree.
+/// No event. Instants that can be told apart end here, after three days.
+pub const NEVER: Ns = Ns::MAX >> SOURCE;
+
+/// Most sources that an agenda can have.
+pub const MOST_SOURCES: usize = 1 << SOURCE;
+
+/// The tree. A key is an instant and, below it, the number of the source: the least key is the next event.
 #[derive(Clone, Debug)]
 pub struct Agenda {
-    at: Vec<Ns>,
-    /// `winner[1]` is the source whose event is next; node `i` has children `2i` and `2i + 1`.
-    winner: Vec<u32>,
+    /// Node `i` has the least key of its children `2i` and `2i + 1`; from `leaves` on, the sources' own.
+    keys: Box<[u64]>,
     leaves: usize,
+    /// The leaf whose event was taken. It is mostly set again before the next event is asked for, and the nodes above it are
+    /// brought up to date then, once.
+    taken: usize,
 }
 
 impl Agenda {
-    /// For `sources` sources, none of which has an event.
+    /// For `sources` sources, at most [`MOST_SOURCES`], none of which has an event.
     #[must_use]
     pub fn new(sources: usize) -> Self {
+        assert!(sources <= MOST_SOURCES, "an agenda of {sources} sources");
         let leaves = sources.next_power_of_two().max(2);
-        let mut winner = vec![0; 2 * leaves];
-        for (i, w) in winner.iter_mut().skip(leaves).enumerate() {
-            *w = i as u32;
+        let mut keys = vec![key(0, NEVER); 2 * leaves];
+        for (source, k) in keys[leaves..].iter_mut().enumerate() {
+            *k = key(source, NEVER);
         }
         for i in (1..leaves).rev() {
-            winner[i] = winner[2 * i];
+            keys[i] = keys[2 * i];
         }
-        Self { at: vec![NEVER; leaves], winner, leaves }
+        Self { keys: keys.into(), leaves, taken: leaves }
     }
 
-    /// The next event: when, and whose.
+    /// Takes the next event, if it is due by `end` (before [`NEVER`]): when, and whose.
     #[inline]
-    #[must_use]
-    pub fn next(&self) -> (Ns, usize) {
-        let source = self.winner[1] as usize;
-        (self.at[source], source)
+    pub fn take(&mut self, end: Ns) -> Option<(Ns, usize)> {
+        self.rise(self.taken);
+        let next = self.keys[1];
+        let (when, source) = (next >> SOURCE, next as usize % MOST_SOURCES);
+        if when > end {
+            return None;
+        }
+        self.taken = self.leaves + source;
+        self.keys[self.taken] = key(source, NEVER);
+        Some((when, source))
     }
 
     /// When `source` has its event, [`NEVER`] if it has none.
     #[inline]
     #[must_use]
     pub fn when(&self, source: usize) -> Ns {
-        self.at[source]
+        self.keys[self.leaves + source] >> SOURCE
     }
 
     /// Gives `source` its event at `when`, in the place of the one it had.
     #[inline]
     pub fn set(&mut self, source: usize, when: Ns) {
-        if self.at[source] == when {
-            return;
+        let leaf = self.leaves + source;
+        let key = key(source, when);
+        if std::mem::replace(&mut self.keys[leaf], key) != key && leaf != self.taken {
+            self.rise(leaf);
         }
-        self.at[source] = when;
-        let mut node = (self.leaves + source) / 2;
-        while node > 0 {
-            let (a, b) = (self.winner[2 * node], self.winner[2 * node + 1]);
-            // The left child has the lower sources: it wins ties.
-            self.winner[node] = if self.at[b as usize] < self.at[a as usize] { b } else { a };
+    }
+
+    /// Brings the nodes above a leaf up to date.
+    fn rise(&mut self, leaf: usize) {
+        let mut node = leaf;
+        let mut least = self.keys[node];
+        while node > 1 {
+            least = least.min(self.keys[node ^ 1]);
             node /= 2;
+            self.keys[node] = least;
         }
     }
 
@@ -76,10 +96,14 @@ impl Agenda {
     /// Gives `source` its event at `when` unless it has an earlier one.
     #[inline]
     pub fn no_later(&mut self, source: usize, when: Ns) {
-        if when < self.at[source] {
+        if when < self.when(source) {
             self.set(source, when);
         }
     }
+}
+
+fn key(source: usize, when: Ns) -> u64 {
+    when.min(NEVER) << SOURCE | source as u64
 }
 
 #[cfg(test)]
@@ -89,17 +113,22 @@ mod tests {
     #[test]
     fn the_earliest_comes_first_and_ties_go_to_the_lower_source() {
         let mut a = Agenda::new(5);
-        assert_eq!(a.next().0, NEVER);
+        assert_eq!(a.take(NEVER - 1), None);
         a.set(3, 10);
         a.set(1, 10);
         a.set(4, 9);
-        assert_eq!(a.next(), (9, 4));
-        a.clear(4);
-        assert_eq!(a.next(), (10, 1));
+        assert_eq!(a.take(8), None);
+        assert_eq!(a.take(9), Some((9, 4)));
         a.set(1, 11);
-        assert_eq!(a.next(), (10, 3));
         a.no_later(1, 12);
         assert_eq!(a.when(1), 11);
+        assert_eq!(a.take(11), Some((10, 3)));
+        a.set(3, 11);
+        assert_eq!(a.take(11), Some((11, 1)));
+        a.set(1, Ns::MAX);
+        assert_eq!(a.when(1), NEVER);
+        a.clear(3);
+        assert_eq!(a.take(NEVER - 1), None);
     }
 
     #[test]
@@ -108,11 +137,17 @@ mod tests {
         let mut a = Agenda::new(37);
         let mut plain = vec![NEVER; 37];
         for _ in 0..20_000 {
-            let (source, when) = (rng.usize(..37), rng.u64(..50));
-            a.set(source, when);
-            plain[source] = when;
-            let want = plain.iter().enumerate().min_by_key(|(i, t)| (**t, *i)).map(|(i, t)| (*t, i));
-            assert_eq!(Some(a.next()), want);
+            for _ in 0..rng.u8(..4) {
+                let (source, when) = (rng.usize(..37), rng.u64(..50));
+                a.set(source, when);
+                plain[source] = when;
+            }
+            let end = rng.u64(..60);
+            let want = (0..37).map(|i| (plain[i], i)).min().filter(|(when, _)| *when <= end);
+            assert_eq!(a.take(end), want);
+            if let Some((_, source)) = want {
+                plain[source] = NEVER;
+            }
         }
     }
 }

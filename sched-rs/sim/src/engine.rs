@@ -28,6 +28,15 @@ pub struct Pcpu {
     pub busy: Ns,
 }
 
+impl Pcpu {
+    /// How long it takes for so much work, at its present speed.
+    #[inline]
+    fn takes(&self, work: Ns) -> Ns {
+        // Most pCPUs are busy, and a division is slow.
+        if self.speed == FULL { work } else { work * FULL / self.speed }
+    }
+}
+
 /// Where the sources of each kind start.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources {
@@ -137,17 +146,12 @@ impl<S: Sched> Host<S> {
         self.raise();
     }
 
-    /// Runs up to instant `end`.
+    /// Runs up to instant `end`, before [`NEVER`].
     pub fn run(&mut self, end: Ns) {
-        loop {
-            let (when, source) = self.agenda.next();
-            if when > end {
-                break;
-            }
+        while let Some((when, source)) = self.agenda.take(end) {
             debug_assert!(when >= self.now, "time goes back");
             self.now = when;
             self.steps += 1;
-            self.agenda.clear(source);
             let at = self.at;
             if source >= at.guest && source < at.thread {
                 self.guest_event((source - at.guest) as u8);
@@ -167,7 +171,9 @@ impl<S: Sched> Host<S> {
             } else {
                 self.packet(source - at.flow);
             }
-            self.raise();
+            if self.poke != 0 {
+                self.raise();
+            }
         }
         self.now = end;
         for cpu in 0..self.cpus.len() {
@@ -324,7 +330,7 @@ impl<S: Sched> Host<S> {
         let c = usize::from(u.cpu);
         let left = if u.irq != Irq::None { Some(u.irq_left) } else { self.thread_left(v) };
         let when = match left {
-            Some(left) => u.began + left * FULL / self.cpus[c].speed,
+            Some(left) => u.began + self.cpus[c].takes(left),
             // A wait: the PAUSE loop's exit.
             None if u.waits_from == NEVER => return,
             None => u.waits_from + self.costs.ple_window.saturating_sub(u.paused),

@@ -289,6 +289,12 @@ pub enum Error {
     Core(Refusal),
 }
 
+/// A day: the agenda's instants end after three.
+const MOST_MS: u64 = 86_400_000;
+
+/// Of all VMs. Each VM has some, so their flows, too, find room in the agenda.
+const MOST_THREADS: usize = 30_000;
+
 impl Run {
     fn domains(&self) -> Result<Vec<Domain>, Error> {
         if !(2..=64).contains(&self.pcpus) {
@@ -332,8 +338,11 @@ impl Run {
     /// If the run is not possible as it is described.
     pub fn execute(&self) -> Result<Record, Error> {
         let domains = self.domains()?;
-        if self.measure_ms == 0 {
-            return Err(Error::Range("measure_ms"));
+        if self.measure_ms == 0 || self.warm_ms.saturating_add(self.measure_ms) > MOST_MS {
+            return Err(Error::Range("warm_ms or measure_ms"));
+        }
+        if self.vms.iter().map(|vm| vm.workload.threads()).sum::<usize>() > MOST_THREADS {
+            return Err(Error::Range("threads"));
         }
         let s = &self.sched;
         match s.scheduler {

@@ -110,6 +110,16 @@ fn groups_do_what_machines_of_their_own_do() {
 }
 
 #[test]
+fn what_does_not_fit_into_the_agenda_is_refused() {
+    let mut long = run("swaptions", Kind::Credit, None, 1);
+    long.measure_ms = u64::MAX;
+    assert!(long.execute().is_err());
+    let mut many = run("swaptions", Kind::Credit, None, 1);
+    many.vms[0].workload.roles[0].threads = u16::MAX;
+    assert!(many.execute().is_err());
+}
+
+#[test]
 fn hogs_share_the_machine_fairly_and_leave_nothing_idle() {
     for (kind, micro) in &KINDS[..3] {
         let mut r = run("swaptions", *kind, *micro, 1);
