@@ -167,35 +167,19 @@ impl<S: Sched> Host<S> {
     }
 
     /// True if there is nothing to do.
-    pub(crate) fn plan_inner(&mut self, v: u16) -> bool {
-        loop {
-            let irqs_on = self.irqs_on(v);
-            let costs = &self.costs;
-            let u = &mut self.vcpus[usize::from(v)];
-            u.began = u.began.max(self.now);
+    fn plan_inner(&mut self, v: u16) -> bool {
+        let u = &mut self.vcpus[usize::from(v)];
+        u.began = u.began.max(self.now);
+        if u.waits_from != NEVER {
             let waited = self.now.saturating_sub(u.waits_from);
-            if costs.pause_exit > 0 && u.waits_from != NEVER {
-                u.paused += waited.max(costs.pause_exit);
+            if self.costs.pause_exit > 0 {
+                u.paused += waited.max(self.costs.pause_exit);
             }
             u.waits_from = NEVER;
-            if u.irq == Irq::None && irqs_on && u.pending() {
-                (u.irq, u.irq_left) = if u.calls != 0 {
-                    let calls = std::mem::take(&mut u.calls);
-                    (
-                        Irq::Call(calls),
-                        costs.ipi_serve + u64::from(calls.count_ones() - 1) * costs.ipi_serve / 4,
-                    )
-                } else if u.packets != 0 {
-                    let n = std::mem::take(&mut u.packets);
-                    (Irq::Net(n), costs.net_serve * u64::from(n.div_ceil(16)))
-                } else if u.resched {
-                    u.resched = false;
-                    (Irq::Resched, costs.resched_serve)
-                } else {
-                    u.tick = false;
-                    (Irq::Tick, costs.tick_serve)
-                };
-            }
+        }
+        loop {
+            self.take_irq(v);
+            let u = &mut self.vcpus[usize::from(v)];
             if u.irq != Irq::None {
                 self.set_end(v);
                 return false;
@@ -207,13 +191,35 @@ impl<S: Sched> Host<S> {
                 u.cur = t;
                 u.mapped = true;
                 u.cur_since = self.now;
-                u.began += costs.thread_switch;
-                continue;
-            }
-            if self.thread_step(v) {
+                u.began += self.costs.thread_switch;
+            } else if self.thread_step(v) {
+                self.set_end(v);
                 return false;
             }
         }
+    }
+
+    /// If interrupts are on and one is pending, it is in service from now on.
+    fn take_irq(&mut self, v: u16) {
+        let u = &self.vcpus[usize::from(v)];
+        if !u.pending() || u.irq != Irq::None || !self.irqs_on(v) {
+            return;
+        }
+        let costs = &self.costs;
+        let u = &mut self.vcpus[usize::from(v)];
+        (u.irq, u.irq_left) = if u.calls != 0 {
+            let calls = std::mem::take(&mut u.calls);
+            (Irq::Call(calls), costs.ipi_serve + u64::from(calls.count_ones() - 1) * costs.ipi_serve / 4)
+        } else if u.packets != 0 {
+            let n = std::mem::take(&mut u.packets);
+            (Irq::Net(n), costs.net_serve * u64::from(n.div_ceil(16)))
+        } else if u.resched {
+            u.resched = false;
+            (Irq::Resched, costs.resched_serve)
+        } else {
+            u.tick = false;
+            (Irq::Tick, costs.tick_serve)
+        };
     }
 
     pub(crate) fn halt(&mut self, v: u16) {
@@ -226,35 +232,27 @@ impl<S: Sched> Host<S> {
     }
 
     /// One step of the present thread; true if the vCPU now has an act with an end.
-    pub(crate) fn thread_step(&mut self, v: u16) -> bool {
-        let u = &self.vcpus[usize::from(v)];
+    fn thread_step(&mut self, v: u16) -> bool {
+        let u = &mut self.vcpus[usize::from(v)];
         let (vm, t) = (usize::from(u.vm), usize::from(u.cur));
-        let thread = &self.vms[vm].threads[t];
-        let (doing, left, answers) = (thread.doing, thread.left, thread.answers);
+        let m = &mut self.vms[vm];
+        let thread = &mut m.threads[t];
+        let doing = thread.doing;
         match doing {
-            Doing::Timed if left > 0 => {
-                self.set_end(v);
-                true
-            }
-            Doing::Timed => {
-                self.next_op(vm, t, v);
-                false
-            }
+            Doing::Timed => thread.left > 0 || self.next_ops(vm, t, v),
             Doing::Blocked => {
-                self.vcpus[usize::from(v)].cur = NIL;
+                u.cur = NIL;
                 false
             }
-            Doing::Answers if answers == 0 => {
-                let took = self.now - thread.wait_since;
-                self.vms[vm].stats.tlb.add(took);
-                self.vms[vm].threads[t].doing = Doing::Timed;
+            Doing::Answers if thread.answers == 0 => {
+                m.stats.tlb.add(self.now - thread.wait_since);
+                thread.doing = Doing::Timed;
                 false
             }
             Doing::Spin if self.take_lock(vm, t, v) => false,
             Doing::Spin | Doing::Answers => {
                 let u = &mut self.vcpus[usize::from(v)];
                 u.waits_from = u.began;
-                self.set_end(v);
                 true
             }
         }

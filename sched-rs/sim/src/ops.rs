@@ -9,92 +9,110 @@ use crate::workload::Op;
 use microslice_core::Class;
 
 impl<S: Sched> Host<S> {
-    pub(crate) fn next_op(&mut self, vm: usize, t: usize, v: u16) {
+    /// The thread does operations, up to one that takes time (true) or after which the vCPU has to look again at what there is to
+    /// do (false): the thread waits, or others were woken, or interrupts may be on again.
+    pub(crate) fn next_ops(&mut self, vm: usize, t: usize, v: u16) -> bool {
         let m = &mut self.vms[vm];
         let thread = &mut m.threads[t];
         m.stats.user += std::mem::take(&mut thread.user);
-        let ops = &m.program.roles[usize::from(thread.role)].1;
-        let op = ops[usize::from(thread.pc)];
-        thread.pc = if usize::from(thread.pc) + 1 == ops.len() { 0 } else { thread.pc + 1 };
-        match op {
-            Op::User(mean, even) => {
-                let work = self.chance.length(mean, even).max(1);
-                thread.class = Class::None;
-                thread.user = work;
-                thread.left = work + std::mem::take(&mut self.vcpus[usize::from(v)].cold);
-            }
-            Op::Kernel(mean) => {
-                thread.class = Class::None;
-                thread.left = self.chance.exponential(mean);
-            }
-            Op::Hold(mean) => {
-                thread.class = Class::LockHold;
-                thread.left = self.chance.exponential(mean);
-            }
-            Op::Maybe(p, skip) => {
-                if !self.chance.hit(p) {
-                    thread.pc = ((usize::from(thread.pc) + usize::from(skip)) % ops.len()) as u16;
+        let ops = &*m.program.roles[usize::from(thread.role)].1;
+        loop {
+            let Some(op) = ops.get(usize::from(thread.pc)) else {
+                thread.pc = 0;
+                continue;
+            };
+            thread.pc += 1;
+            match *op {
+                Op::User(mean, even) => {
+                    let work = self.chance.length(mean, even).max(1);
+                    thread.class = Class::None;
+                    thread.user = work;
+                    thread.left = work + std::mem::take(&mut self.vcpus[usize::from(v)].cold);
+                    return true;
                 }
-            }
-            Op::Done(n) => m.stats.done += u64::from(n),
-            Op::Acquire { first, count, group } => {
-                let lock = first + self.chance.below(usize::from(count)) as u16;
-                let g = &m.program.groups[usize::from(group)];
-                thread.irq_off += u8::from(g.irq_off);
-                thread.atomic += u8::from(g.kind.is_atomic());
-                let l = &mut m.locks[usize::from(lock)];
-                if l.holder == NIL && l.spinners.is_empty() {
+                Op::Kernel(mean) | Op::Hold(mean) => {
+                    thread.class = if matches!(op, Op::Hold(_)) { Class::LockHold } else { Class::None };
+                    thread.left = self.chance.exponential(mean);
+                    if thread.left > 0 {
+                        return true;
+                    }
+                }
+                Op::Maybe(p, skip) => {
+                    if !self.chance.hit(p) {
+                        thread.pc += skip;
+                    }
+                }
+                Op::Done(n) => m.stats.done += u64::from(n),
+                Op::Acquire { first, count, group } => {
+                    let lock = first + self.chance.below(usize::from(count)) as u16;
+                    let g = &m.program.groups[usize::from(group)];
+                    thread.irq_off += u8::from(g.irq_off);
+                    thread.atomic += u8::from(g.kind.is_atomic());
+                    let l = &mut m.locks[usize::from(lock)];
+                    if l.holder != NIL || !l.spinners.is_empty() {
+                        thread.wants = lock;
+                        thread.wait_since = self.now;
+                        thread.spun = 0;
+                        thread.doing = Doing::Spin;
+                        l.spinners.push(t as u16);
+                        return false;
+                    }
                     l.holder = t as u16;
                     thread.held[usize::from(thread.depth)] = lock;
                     thread.depth += 1;
-                } else {
-                    thread.wants = lock;
-                    thread.wait_since = self.now;
-                    thread.spun = 0;
-                    thread.doing = Doing::Spin;
-                    l.spinners.push(t as u16);
                 }
-            }
-            Op::Release => self.release(vm, t),
-            Op::Shoot(n) => self.shoot(vm, t, v, n),
-            Op::Sleep(mean, even) => {
-                let until = self.now + self.chance.length(mean, even).max(1_000);
-                thread.doing = Doing::Blocked;
-                let first = m.first_thread;
-                let source = self.thread_source(first + t);
-                self.agenda.set(source, until);
-            }
-            Op::Put(q) => {
-                let f = &mut m.queues[usize::from(q)];
-                if f.items == f.room {
-                    f.putters.push_back(t as u16);
-                    thread.pc = if thread.pc == 0 { ops.len() as u16 - 1 } else { thread.pc - 1 };
+                Op::Feign(mean) => {
+                    let work = self.chance.exponential(mean).max(1);
+                    (thread.class, thread.user, thread.left, thread.feigns) = (Class::None, work, work, true);
+                    return true;
+                }
+                Op::Release => {
+                    self.release(vm, t);
+                    return false;
+                }
+                Op::Shoot(n) => {
+                    self.shoot(vm, t, v, n);
+                    return false;
+                }
+                Op::Sleep(mean, even) => {
+                    let until = self.now + self.chance.length(mean, even).max(1_000);
                     thread.doing = Doing::Blocked;
-                } else {
-                    f.items += 1;
-                    if let Some(w) = f.getters.pop_front() {
-                        self.wake_thread(vm, usize::from(w), Some(t));
+                    let first = m.first_thread;
+                    let source = self.thread_source(first + t);
+                    self.agenda.set(source, until);
+                    return false;
+                }
+                Op::Put(q) => {
+                    let f = &mut m.queues[usize::from(q)];
+                    if f.items == f.room {
+                        f.putters.push_back(t as u16);
+                        self.block_again(vm, t);
+                    } else {
+                        f.items += 1;
+                        if let Some(w) = f.getters.pop_front() {
+                            self.wake_thread(vm, usize::from(w), Some(t));
+                        }
                     }
+                    return false;
+                }
+                Op::Get(q) => {
+                    let f = &mut m.queues[usize::from(q)];
+                    if f.items == 0 {
+                        f.getters.push_back(t as u16);
+                        self.block_again(vm, t);
+                    } else {
+                        f.items -= 1;
+                        if let Some(w) = f.putters.pop_front() {
+                            self.wake_thread(vm, usize::from(w), Some(t));
+                        }
+                    }
+                    return false;
+                }
+                Op::Receive(each) => {
+                    self.receive(vm, t, each);
+                    return false;
                 }
             }
-            Op::Get(q) => {
-                let f = &mut m.queues[usize::from(q)];
-                if f.items == 0 {
-                    f.getters.push_back(t as u16);
-                    thread.pc = if thread.pc == 0 { ops.len() as u16 - 1 } else { thread.pc - 1 };
-                    thread.doing = Doing::Blocked;
-                } else {
-                    f.items -= 1;
-                    if let Some(w) = f.putters.pop_front() {
-                        self.wake_thread(vm, usize::from(w), Some(t));
-                    }
-                }
-            }
-            Op::Feign(mean) => {
-                let work = self.chance.exponential(mean).max(1);
-                (thread.class, thread.user, thread.left, thread.feigns) = (Class::None, work, work, true);
-            }
-            Op::Receive(each) => self.receive(vm, t, each),
         }
     }
 
@@ -108,10 +126,8 @@ impl<S: Sched> Host<S> {
 
     /// A thread blocks and will do its present operation again.
     pub(crate) fn block_again(&mut self, vm: usize, t: usize) {
-        let m = &mut self.vms[vm];
-        let thread = &mut m.threads[t];
-        let n = m.program.roles[usize::from(thread.role)].1.len() as u16;
-        thread.pc = if thread.pc == 0 { n - 1 } else { thread.pc - 1 };
+        let thread = &mut self.vms[vm].threads[t];
+        thread.pc -= 1;
         thread.doing = Doing::Blocked;
     }
 
