@@ -221,78 +221,83 @@ fn id16(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(NIL)
 }
 
-/// Hands an event to the pool, and what came of it to `record`. `None`: C cannot have meant it.
-///
-/// Each arm hands over an event that the compiler knows, so that nothing is looked at twice. `params` are those that `e` points to.
-fn hand_over(
+/// Hands an event to the pool, and what came of it to the record, if there is one.
+macro_rules! hand_over {
+    ($event:expr => $pool:ident, $now:ident, $record:ident) => {{
+        let d = $pool.handle($now, $event);
+        if let Some(record) = $record {
+            *record = Record::of($now, &$event, &d);
+        }
+        Some(d)
+    }};
+}
+
+/// What happens all the time. Each arm hands over an event that the compiler knows, so that nothing is looked at twice. `None`: C cannot
+/// have meant it. `params` is what `e` points to.
+fn often(
     pool: &mut Pool<'_>,
     now: Time,
     e: &MsEvent,
     params: Option<&Params>,
     record: Option<&mut Record>,
 ) -> Option<Decision> {
-    macro_rules! pool_gets {
-        ($event:expr) => {{
-            let d = pool.handle(now, $event);
-            if let Some(record) = record {
-                *record = Record::of(now, &$event, &d);
-            }
-            d
-        }};
-    }
-    let (cpu, id) = (id8(e.id), id16(e.id));
-    // Not a jump table: the hypervisor has no indirect jumps. The most frequent come first.
-    Some(match e.kind {
+    let id = id16(e.id);
+    // Not a jump table: the hypervisor has no indirect jumps.
+    match e.kind {
         13 => {
             let offer = match e.a {
                 0 => Offer::Run,
                 1 => Offer::IdleOnce,
                 _ => Offer::Offline,
             };
-            let class = Class::from_abi(u32::from(e.class))?;
-            pool_gets!(Event::Schedule { cpu, offer, runnable: e.b != 0, class })
+            let (cpu, class) = (id8(e.id), Class::from_abi(u32::from(e.class))?);
+            hand_over!(Event::Schedule { cpu, offer, runnable: e.b != 0, class } => pool, now, record)
         }
-        14 => pool_gets!(Event::Saved { unit: id }),
-        9 => pool_gets!(Event::Wake { unit: id }),
-        10 => pool_gets!(Event::Sleep { unit: id }),
+        14 => hand_over!(Event::Saved { unit: id } => pool, now, record),
+        9 => hand_over!(Event::Wake { unit: id } => pool, now, record),
+        10 => hand_over!(Event::Sleep { unit: id } => pool, now, record),
         11 => {
             let (class, far) = (Class::from_abi(u32::from(e.class))?, Siblings::from_abi(e.a)?);
-            pool_gets!(Event::Yield { unit: id, class, far })
+            hand_over!(Event::Yield { unit: id, class, far } => pool, now, record)
         }
-        12 => pool_gets!(Event::Kick { unit: id }),
-        1 => {
-            let number = u16::try_from(e.a).ok()?;
-            pool_gets!(Event::CpuUp { cpu, number })
-        }
-        2 => pool_gets!(Event::CpuDown { cpu }),
-        3 => pool_gets!(Event::DomAdd { dom: id }),
-        4 => pool_gets!(Event::DomRemove { dom: id }),
-        5 => pool_gets!(Event::DomSet { dom: id, weight: e.a, cap: e.b }),
-        6 => {
-            let ahead = i16::try_from(e.b.cast_signed()).ok()?;
-            pool_gets!(Event::UnitAdd { unit: id, dom: id16(e.a), hard: e.hard, soft: e.soft, ahead })
-        }
-        7 => pool_gets!(Event::UnitRemove { unit: id }),
-        8 => pool_gets!(Event::Affinity { unit: id, hard: e.hard, soft: e.soft }),
-        15 => pool_gets!(Event::Timer),
-        16 => {
-            let params = *params?;
-            pool_gets!(Event::Set { params })
-        }
-        17 => {
-            let policy = Policy::from_abi(e.a)?;
-            pool_gets!(Event::DomPolicy { dom: id, policy })
-        }
-        18 => {
-            let class = Class::from_abi(u32::from(e.class))?;
-            pool_gets!(Event::Awaited { dom: id, class })
-        }
-        19 => {
-            let units = u16::try_from(e.a).ok()?;
-            pool_gets!(Event::DomElsewhere { dom: id, units })
-        }
+        12 => hand_over!(Event::Kick { unit: id } => pool, now, record),
+        _ => seldom(pool, now, e, params, record),
+    }
+}
+
+/// Everything else.
+#[inline(never)]
+fn seldom(
+    pool: &mut Pool<'_>,
+    now: Time,
+    e: &MsEvent,
+    params: Option<&Params>,
+    record: Option<&mut Record>,
+) -> Option<Decision> {
+    let (cpu, id) = (id8(e.id), id16(e.id));
+    let event = match e.kind {
+        1 => Event::CpuUp { cpu, number: u16::try_from(e.a).ok()? },
+        2 => Event::CpuDown { cpu },
+        3 => Event::DomAdd { dom: id },
+        4 => Event::DomRemove { dom: id },
+        5 => Event::DomSet { dom: id, weight: e.a, cap: e.b },
+        6 => Event::UnitAdd {
+            unit: id,
+            dom: id16(e.a),
+            hard: e.hard,
+            soft: e.soft,
+            ahead: i16::try_from(e.b.cast_signed()).ok()?,
+        },
+        7 => Event::UnitRemove { unit: id },
+        8 => Event::Affinity { unit: id, hard: e.hard, soft: e.soft },
+        15 => Event::Timer,
+        16 => Event::Set { params: *params? },
+        17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
+        18 => Event::Awaited { dom: id, class: Class::from_abi(u32::from(e.class))? },
+        19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
         _ => return None,
-    })
+    };
+    hand_over!(event => pool, now, record)
 }
 
 /// Gives event `e` at time `now` (ns) to the pool in `mem`; the answer is written to `out`, and what is needed to do it
@@ -312,12 +317,12 @@ pub unsafe extern "C" fn ms_rs_handle(
 ) {
     // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
     let (pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
-    // SAFETY: the caller promises settings that are readable, or null.
+    // SAFETY: the caller promises that what an event points to is readable, or null.
     let params = unsafe { e.and_then(|e| e.params.as_ref()) };
     let Some(out) = out else { return };
     let (mut d, mut waits) = (None, false);
     if let (Some(mut pool), Some(e)) = (pool, e) {
-        d = hand_over(&mut pool, Time(now), e, params, record.as_deref_mut());
+        d = often(&mut pool, Time(now), e, params, record.as_deref_mut());
         waits = pool.waits();
     }
     if let (None, Some(record)) = (&d, record) {
