@@ -218,7 +218,9 @@ fn dispatch(command: Cmd) -> Result<()> {
         }
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
         Cmd::Eval(EvalCmd::Shares(args)) => lab::shares(&cache, &root, &args),
-        Cmd::Eval(EvalCmd::Sim(args)) => sim::eval(&root, &args),
+        Cmd::Eval(EvalCmd::Sim(args)) => {
+            sim::eval(&root.join("tests/scenarios"), &root.join("target/eval"), &args)
+        }
         Cmd::Bench(BenchCmd::Core(args)) => bench::core(&cache, &root, &args),
         Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),
         Cmd::LabInputs => {

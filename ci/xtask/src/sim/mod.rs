@@ -52,20 +52,19 @@ struct Job {
     runs: Vec<(usize, Run)>,
 }
 
-/// Runs them.
+/// Runs them. Scenarios are read from `folder`; runs, results and report go to `to`.
 ///
 /// # Errors
 /// If a scenario cannot be read or run.
-pub fn eval(root: &Path, args: &Eval) -> Result<()> {
-    let folder = root.join("tests/scenarios");
-    let names = if args.scenarios.is_empty() { all(&folder)? } else { args.scenarios.clone() };
+pub fn eval(folder: &Path, to: &Path, args: &Eval) -> Result<()> {
+    let names = if args.scenarios.is_empty() { all(folder)? } else { args.scenarios.clone() };
     if args.calibrate {
-        return fit(&folder, &names, args);
+        return fit(folder, &names, args);
     }
     let seeds = args.seed..args.seed + args.repeat;
     let mut jobs = vec![];
     for name in names {
-        let scenario = Scenario::read(&folder, &name)?;
+        let scenario = Scenario::read(folder, &name)?;
         let rows = rows::rows(&scenario);
         let mut runs = vec![];
         for (i, row) in rows.iter().enumerate() {
@@ -74,7 +73,7 @@ pub fn eval(root: &Path, args: &Eval) -> Result<()> {
         jobs.push(Job { name, scenario, rows, runs });
     }
     let flat: Vec<&Run> = jobs.iter().flat_map(|j| j.runs.iter().map(|(_, r)| r)).collect();
-    let store = runs::Store::open(&root.join("target/eval/sim/runs"))?;
+    let store = runs::Store::open(&to.join("sim/runs"))?;
     let began = Instant::now();
     if let Some(shard) = args.shard {
         let done = store.run(&flat, |i| shard.has(i), false)?;
@@ -98,13 +97,13 @@ pub fn eval(root: &Path, args: &Eval) -> Result<()> {
         began.elapsed().as_secs_f64(),
         events as f64 / 1e6
     ));
-    write(root, &folder, jobs, done, seeds.collect(), &args.lab)
+    write(folder, to, jobs, done, seeds.collect(), &args.lab)
 }
 
 /// Results of each scenario, and the report.
 fn write(
-    root: &Path,
     folder: &Path,
+    to: &Path,
     jobs: Vec<Job>,
     done: Vec<Record>,
     seeds: Vec<u64>,
@@ -128,7 +127,7 @@ fn write(
                 "measure_ms": job.scenario.measure_ms, "costs": job.runs.first().map(|r| &r.1.costs) }),
             rows: job.rows.iter().enumerate().map(|(i, r)| table::row(r, &corunners, &own(i))).collect(),
         };
-        results.write(&root.join("target/eval").join(format!("sim-{}", job.name)))?;
+        results.write(&to.join(format!("sim-{}", job.name)))?;
         println!("{}", table::text(&results));
         let baseline: Vec<Vec<Record>> = ["alone", rows::BASELINE]
             .iter()
@@ -145,7 +144,7 @@ fn write(
         pages.push(paper::Page { name, paper, results, baseline, flow, counted, corunners });
     }
     let paper = paper::Paper::read(folder)?;
-    let lab = root.join("target/eval").join(lab).join("results.json");
+    let lab = to.join(lab).join("results.json");
     let lab = if lab.is_file() { Some(Results::read(&lab)?) } else { None };
     println!("{}", paper::text(&paper, &pages));
     if let (Some(page), Some(lab)) = (pages.iter().find(|p| p.name == "shootdown"), &lab) {
@@ -154,9 +153,9 @@ fn write(
             println!("  {row:<14} {what:<30} {a:>10.2} / {b:>10.2} ({:+.0} %)", (a / b - 1.0) * 100.0);
         }
     }
-    let to = root.join("target/eval/sim/report.html");
-    microslice_lab::write_atomically(&to, report::html(&paper, &pages, lab.as_ref())?.as_bytes())?;
-    ui::say(&format!("eval sim: {} and target/eval/sim-*/results.json", to.display()));
+    let page = to.join("sim/report.html");
+    microslice_lab::write_atomically(&page, report::html(&paper, &pages, lab.as_ref())?.as_bytes())?;
+    ui::say(&format!("eval sim: {} and {}/sim-*/results.json", page.display(), to.display()));
     Ok(())
 }
 
@@ -201,4 +200,58 @@ fn fit(folder: &Path, names: &[String], args: &Eval) -> Result<()> {
         bail!("fitting: there is no scenario in {}", folder.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Every file that an evaluation writes, on so many threads.
+    fn files(folder: &Path, threads: usize, seed: u64) -> BTreeMap<PathBuf, Vec<u8>> {
+        let to = tempfile::tempdir().unwrap();
+        let (scenarios, lab) = (vec!["short".to_owned()], "lab".to_owned());
+        let args = Eval { scenarios, seed, repeat: 2, shard: None, merge: false, lab, calibrate: false };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| eval(folder, to.path(), &args)).unwrap();
+        let (mut files, mut folders) = (BTreeMap::new(), vec![to.path().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(to.path()).unwrap().to_owned();
+                    files.insert(name, std::fs::read(path).unwrap());
+                }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_files_on_any_number_of_threads() {
+        let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios");
+        let own = tempfile::tempdir().unwrap();
+        for part in ["workloads", "paper"] {
+            std::os::unix::fs::symlink(all.join(part), own.path().join(part)).unwrap();
+        }
+        let short = "about: a moment of gmake\npaper: gmake\npcpus: 12\nwarm_ms: 5\nmeasure_ms: 40\n\
+                     vms: [{workload: gmake, vcpus: 12}, {workload: swaptions, vcpus: 12}]";
+        std::fs::write(own.path().join("short.yaml"), short).unwrap();
+        let [one, four, other] =
+            [(1, 1), (4, 1), (4, 3)].map(|(threads, seed)| files(own.path(), threads, seed));
+        let results = Path::new("sim-short/results.json");
+        assert!(
+            one.contains_key(results) && one.contains_key(Path::new("sim/report.html")),
+            "{:?}",
+            one.keys()
+        );
+        for (name, bytes) in &one {
+            assert!(four.get(name) == Some(bytes), "{} differs", name.display());
+        }
+        assert_eq!(one.len(), four.len());
+        let rows = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["rows"].clone();
+        assert_ne!(rows(&one[results]), rows(&other[results]), "the seed has no effect");
+    }
 }
