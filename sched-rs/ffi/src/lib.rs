@@ -233,12 +233,14 @@ macro_rules! hand_over {
 }
 
 /// What happens all the time. Each arm hands over an event that the compiler knows, so that nothing is looked at twice. `None`: C cannot
-/// have meant it. `params` is what `e` points to.
-fn often(
+/// have meant it.
+///
+/// # Safety
+/// `e.params` is null or readable.
+unsafe fn often(
     pool: &mut Pool<'_>,
     now: Time,
     e: &MsEvent,
-    params: Option<&Params>,
     record: Option<&mut Record>,
 ) -> Option<Decision> {
     let id = id16(e.id);
@@ -261,17 +263,20 @@ fn often(
             hand_over!(Event::Yield { unit: id, class, far } => pool, now, record)
         }
         12 => hand_over!(Event::Kick { unit: id } => pool, now, record),
-        _ => seldom(pool, now, e, params, record),
+        // SAFETY: the caller's promise.
+        _ => unsafe { seldom(pool, now, e, record) },
     }
 }
 
 /// Everything else.
+///
+/// # Safety
+/// As [`often`].
 #[inline(never)]
-fn seldom(
+unsafe fn seldom(
     pool: &mut Pool<'_>,
     now: Time,
     e: &MsEvent,
-    params: Option<&Params>,
     record: Option<&mut Record>,
 ) -> Option<Decision> {
     let (cpu, id) = (id8(e.id), id16(e.id));
@@ -291,7 +296,11 @@ fn seldom(
         7 => Event::UnitRemove { unit: id },
         8 => Event::Affinity { unit: id, hard: e.hard, soft: e.soft },
         15 => Event::Timer,
-        16 => Event::Set { params: *params? },
+        16 => {
+            // SAFETY: the caller's promise.
+            let params = unsafe { e.params.as_ref() };
+            Event::Set { params: *params? }
+        }
         17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
         18 => Event::Awaited { dom: id, class: Class::from_abi(u32::from(e.class))? },
         19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
@@ -317,12 +326,11 @@ pub unsafe extern "C" fn ms_rs_handle(
 ) {
     // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
     let (pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
-    // SAFETY: the caller promises that what an event points to is readable, or null.
-    let params = unsafe { e.and_then(|e| e.params.as_ref()) };
     let Some(out) = out else { return };
     let (mut d, mut waits) = (None, false);
     if let (Some(mut pool), Some(e)) = (pool, e) {
-        d = often(&mut pool, Time(now), e, params, record.as_deref_mut());
+        // SAFETY: the caller promises that what an event points to is readable, or null.
+        d = unsafe { often(&mut pool, Time(now), e, record.as_deref_mut()) };
         waits = pool.waits();
     }
     if let (None, Some(record)) = (&d, record) {
