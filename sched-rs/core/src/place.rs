@@ -7,10 +7,11 @@ use crate::time::Time;
 use crate::urgent::cpus;
 
 impl Cpu {
-    /// The virtual time of its unit, with what it has run since it was last charged.
+    /// The virtual time of its unit, with what it has run since it was last charged: a slice or little more, so that nothing
+    /// overflows.
     pub(crate) const fn vtime_now(&self, now: Time) -> u64 {
         let weight = if self.weight == 0 { 1 } else { self.weight as u64 };
-        self.vtime.saturating_add(now.since(self.charged).0.saturating_mul(256) / weight)
+        self.vtime.wrapping_add(now.since(self.charged).0.wrapping_mul(256) / weight)
     }
 }
 
@@ -42,15 +43,16 @@ impl Pool<'_> {
             .map_or((256, false), |d| (u64::from(d.weight.max(1)), d.parked));
         let slice = self.shared.params.slice.0;
         let vclock = self.shared.vclock;
-        let lead = slice.saturating_mul(512) / weight;
+        // A slice is a second at most.
+        let lead = slice.wrapping_mul(512) / weight;
         let low = vclock.saturating_sub(slice);
-        let high = vclock.saturating_add(lead.max(2 * slice));
+        let high = vclock.saturating_add(lead.max(slice.wrapping_mul(2)));
         let mask = if parked { 0 } else { self.mask_of(&u) };
         let prefer = self.preferred(&u, mask);
         let seq = self.shared.seq;
         self.shared.seq = seq.wrapping_add(1);
         self.edit(unit, |u| {
-            u.vtime = u.vtime.clamp(low, high);
+            u.vtime = u.vtime.max(low).min(high);
             u.seq = seq;
             u.mask = mask;
             u.prefer = prefer;

@@ -221,14 +221,15 @@ fn id16(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(NIL)
 }
 
-/// Hands an event to the pool, and what came of it to the record, if there is one.
+/// Hands an event to the pool, and what came of it to C and to the record, if there is one.
 macro_rules! hand_over {
-    ($event:expr => $pool:ident, $now:ident, $record:ident) => {{
+    ($event:expr => $pool:ident, $now:ident, $out:ident, $record:ident) => {{
         let d = $pool.handle($now, $event);
         if let Some(record) = $record {
             *record = Record::of($now, &$event, &d);
         }
-        Some(d)
+        *$out = answer(&d, $pool.waits());
+        Some(())
     }};
 }
 
@@ -241,8 +242,9 @@ unsafe fn often(
     pool: &mut Pool<'_>,
     now: Time,
     e: &MsEvent,
+    out: &mut MsDecision,
     record: Option<&mut Record>,
-) -> Option<Decision> {
+) -> Option<()> {
     let id = id16(e.id);
     // Not a jump table: the hypervisor has no indirect jumps.
     match e.kind {
@@ -253,18 +255,18 @@ unsafe fn often(
                 _ => Offer::Offline,
             };
             let (cpu, class) = (id8(e.id), Class::from_abi(u32::from(e.class))?);
-            hand_over!(Event::Schedule { cpu, offer, runnable: e.b != 0, class } => pool, now, record)
+            hand_over!(Event::Schedule { cpu, offer, runnable: e.b != 0, class } => pool, now, out, record)
         }
-        14 => hand_over!(Event::Saved { unit: id } => pool, now, record),
-        9 => hand_over!(Event::Wake { unit: id } => pool, now, record),
-        10 => hand_over!(Event::Sleep { unit: id } => pool, now, record),
+        14 => hand_over!(Event::Saved { unit: id } => pool, now, out, record),
+        9 => hand_over!(Event::Wake { unit: id } => pool, now, out, record),
+        10 => hand_over!(Event::Sleep { unit: id } => pool, now, out, record),
         11 => {
             let (class, far) = (Class::from_abi(u32::from(e.class))?, Siblings::from_abi(e.a)?);
-            hand_over!(Event::Yield { unit: id, class, far } => pool, now, record)
+            hand_over!(Event::Yield { unit: id, class, far } => pool, now, out, record)
         }
-        12 => hand_over!(Event::Kick { unit: id } => pool, now, record),
+        12 => hand_over!(Event::Kick { unit: id } => pool, now, out, record),
         // SAFETY: the caller's promise.
-        _ => unsafe { seldom(pool, now, e, record) },
+        _ => unsafe { seldom(pool, now, e, out, record) },
     }
 }
 
@@ -277,8 +279,9 @@ unsafe fn seldom(
     pool: &mut Pool<'_>,
     now: Time,
     e: &MsEvent,
+    out: &mut MsDecision,
     record: Option<&mut Record>,
-) -> Option<Decision> {
+) -> Option<()> {
     let (cpu, id) = (id8(e.id), id16(e.id));
     let event = match e.kind {
         1 => Event::CpuUp { cpu, number: u16::try_from(e.a).ok()? },
@@ -306,7 +309,7 @@ unsafe fn seldom(
         19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
         _ => return None,
     };
-    hand_over!(event => pool, now, record)
+    hand_over!(event => pool, now, out, record)
 }
 
 /// Gives event `e` at time `now` (ns) to the pool in `mem`; the answer is written to `out`, and what is needed to do it
@@ -325,19 +328,24 @@ pub unsafe extern "C" fn ms_rs_handle(
     record: *mut Record,
 ) {
     // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
-    let (pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
+    let (mut pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
     let Some(out) = out else { return };
-    let (mut d, mut waits) = (None, false);
-    if let (Some(mut pool), Some(e)) = (pool, e) {
+    let done = match (&mut pool, e) {
         // SAFETY: the caller promises that what an event points to is readable, or null.
-        d = unsafe { often(&mut pool, Time(now), e, record.as_deref_mut()) };
-        waits = pool.waits();
+        (Some(pool), Some(e)) => unsafe { often(pool, Time(now), e, out, record.as_deref_mut()) },
+        _ => None,
+    };
+    if done.is_none() {
+        let d = Decision { refused: Some(Refusal::Range), ..Decision::NOTHING };
+        *out = answer(&d, pool.is_some_and(|p| p.waits()));
+        if let Some(record) = record {
+            *record = Record::default();
+        }
     }
-    if let (None, Some(record)) = (&d, record) {
-        *record = Record::default();
-    }
-    let d = d.unwrap_or(Decision { refused: Some(Refusal::Range), ..Decision::NOTHING });
-    *out = MsDecision {
+}
+
+fn answer(d: &Decision, waits: bool) -> MsDecision {
+    MsDecision {
         poke: d.poke,
         slice: d.slice.0,
         timer: d.timer.0,
@@ -347,7 +355,7 @@ pub unsafe extern "C" fn ms_rs_handle(
         left: d.left,
         waits,
         pad: 0,
-    };
+    }
 }
 
 fn errno(refusal: Refusal) -> i32 {
