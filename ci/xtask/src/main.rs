@@ -14,18 +14,17 @@ mod patches;
 mod run;
 mod rustlib;
 mod series;
-mod sim;
 mod sizes;
 mod source;
 mod stack;
 mod toolchain;
 mod toolstack;
-mod ui;
 mod xen;
 
 use anyhow::{Context, Result, bail};
 use cache::Cache;
 use clap::{Args, Parser, Subcommand};
+use microslice_eval::ui;
 use serde_json::json;
 use sizes::Size;
 use std::collections::BTreeMap;
@@ -160,7 +159,7 @@ enum EvalCmd {
     /// Fairness on the same machine: hogs of VMs with weights under credit, credit2 and microslice; to target/eval/shares
     Shares(lab::Shares),
     /// Simulated machine, guests and stock schedulers under the very core that runs in Xen
-    Sim(sim::Eval),
+    Sim(microslice_eval::Eval),
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,7 +218,7 @@ fn dispatch(command: Cmd) -> Result<()> {
         Cmd::Eval(EvalCmd::Lab(args)) => lab::eval(&cache, &root, &args),
         Cmd::Eval(EvalCmd::Shares(args)) => lab::shares(&cache, &root, &args),
         Cmd::Eval(EvalCmd::Sim(args)) => {
-            sim::eval(&root.join("tests/scenarios"), &root.join("target/eval"), &args)
+            microslice_eval::eval(&root.join("tests/scenarios"), &root.join("target/eval"), &args)
         }
         Cmd::Bench(BenchCmd::Core(args)) => bench::core(&cache, &root, &args),
         Cmd::E2e(args) => lab::end_to_end(&cache, &root, &args),

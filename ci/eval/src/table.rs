@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! From the records of a row to the row, and the table for terminals.
 
-use super::rows::{BASELINE, Spec};
-use microslice_lab::results::{Accelerated, Corunner, Latency, Results, Row, Stat, Target, Yields};
+use crate::rows::{BASELINE, Spec};
+use microslice_results::{Accelerated, Corunner, Latency, Results, Row, Stat, Target, Yields};
 use microslice_sim::run::{Row as Policy, Sizing, Times};
 use microslice_sim::{Kind, Record};
 use std::collections::BTreeMap;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! target/eval/sim/report.html: everything in one file, nothing loaded from elsewhere.
 
-use super::paper::{self, Bar, Gain, Ours, Page, Paper, Predicted};
-use super::rows::{BASELINE, peer};
+use crate::paper::{self, Bar, Gain, Ours, Page, Paper, Predicted};
+use crate::rows::{BASELINE, peer};
 use anyhow::{Context, Result};
-use microslice_lab::results::{Results, Row};
+use microslice_results::{Results, Row};
 use plotters::prelude::*;
 use std::fmt::Write;
 
@@ -222,7 +222,7 @@ fn gains(pages: &[Page]) -> String {
          vCPUs'. Best of ours is chosen by it, among {} rows, so a little of its lead is luck.</p>{}",
         pages
             .iter()
-            .map(|p| p.results.rows.iter().filter(|r| !super::rows::not_ours(&r.name)).count())
+            .map(|p| p.results.rows.iter().filter(|r| !crate::rows::not_ours(&r.name)).count())
             .max()
             .unwrap_or(0),
         table(&head, &rows)

@@ -79,7 +79,7 @@ impl Store {
         }
         let record = run.execute().with_context(|| format!("simulating, seed {}", run.seed))?;
         let text = serde_json::to_vec(&record).context("record to JSON")?;
-        microslice_lab::write_atomically(&self.path(run)?, &text)?;
+        microslice_results::write_atomically(&self.path(run)?, &text)?;
         Ok(record)
     }
 

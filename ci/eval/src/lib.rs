@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! `cargo xtask eval sim`: scenarios on the simulated machine; results.json for each in the lab's schema, one report for all.
 //!
+//! Owns no lab and no Xen: what those need is not built for it. [`ui`] is the developers' commands', too.
+//!
 //! [`runs`] does and keeps the runs, [`rows`] says which there are, [`table`] turns records into rows, [`paper`] sets them beside the
 //! paper's figures, [`report`] draws.
 
@@ -9,11 +11,11 @@ mod report;
 mod rows;
 mod runs;
 mod table;
+pub mod ui;
 
-use crate::ui;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use microslice_lab::results::{Results, SCHEMA, Source};
+use microslice_results::{Results, SCHEMA, Source};
 use microslice_sim::{Kind, Record, Run, Scenario, calibrate};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -154,7 +156,7 @@ fn write(
         }
     }
     let page = to.join("sim/report.html");
-    microslice_lab::write_atomically(&page, report::html(&paper, &pages, lab.as_ref())?.as_bytes())?;
+    microslice_results::write_atomically(&page, report::html(&paper, &pages, lab.as_ref())?.as_bytes())?;
     ui::say(&format!("eval sim: {} and {}/sim-*/results.json", page.display(), to.display()));
     Ok(())
 }
@@ -189,7 +191,7 @@ fn fit(folder: &Path, names: &[String], args: &Eval) -> Result<()> {
         let path = microslice_sim::scenario::workload_path(folder, &scenario.target);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let new = calibrate::rewrite(&text, &fitted.params);
-        microslice_lab::write_atomically(&path, new.as_bytes())?;
+        microslice_results::write_atomically(&path, new.as_bytes())?;
         println!(
             "{name}: error {:.2} -> {:.2} in {} settings; {:?}",
             fitted.errors.0, fitted.errors.1, fitted.tried, fitted.params

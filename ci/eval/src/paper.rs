@@ -5,10 +5,10 @@
 //! reserved micro cores stand beside as what we do. All are relative to the model of the paper's baseline, credit of Xen 4.7. Times are for equal work, so a target's time is
 //! the inverse of its throughput. `prediction.yaml` is read here and nowhere else.
 
-use super::rows::{BASELINE, not_ours, peer};
-use super::table::Flows;
+use crate::rows::{BASELINE, not_ours, peer};
+use crate::table::Flows;
 use anyhow::Result;
-use microslice_lab::results::{Results, Stat};
+use microslice_results::{Results, Stat};
 use microslice_sim::calibrate::{self, Baseline, Baselines, Per, Target};
 use microslice_sim::{Record, scenario};
 use serde::Deserialize;

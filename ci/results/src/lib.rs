@@ -199,7 +199,7 @@ impl Results {
     /// Writes `folder`/results.json, complete or not at all.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).context("results to JSON")?;
-        crate::write_atomically(&folder.join("results.json"), (text + "\n").as_bytes())
+        write_atomically(&folder.join("results.json"), (text + "\n").as_bytes())
     }
 
     /// Reads a results file.
@@ -220,6 +220,17 @@ impl Results {
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
+}
+
+/// Writes a file so that it is there complete or not at all.
+pub fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
+    let folder = path.parent().with_context(|| format!("write {}: no folder", path.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(folder).with_context(|| format!("write in {}", folder.display()))?;
+    std::io::Write::write_all(&mut file, data).with_context(|| format!("write {}", path.display()))?;
+    file.persist(path).with_context(|| format!("rename to {}", path.display()))?;
+    Ok(())
 }
 
 #[cfg(test)]
