@@ -141,9 +141,12 @@ impl Credit {
         let mut units = vec![];
         let pool = Pool::new(cpus, set.micro);
         let normal = cpus - pool.mask.count_ones() as u8;
+        // Whoever would be on a micro core is dealt out in turn.
+        let mut turn = (0..normal).cycle();
         for (dom, d) in domains.iter().enumerate() {
             for v in d.vcpus.clone() {
-                let cpu = place[usize::from(v)] % normal;
+                let cpu = place[usize::from(v)];
+                let cpu = if cpu < normal { cpu } else { turn.next().unwrap_or(0) };
                 let cpu = if d.hard & 1 << cpu != 0 { cpu } else { d.hard.trailing_zeros() as u8 };
                 units.push(Unit {
                     dom: dom as u16,
