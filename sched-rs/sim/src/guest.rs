@@ -132,6 +132,17 @@ pub(crate) enum Doing {
     Blocked,
 }
 
+/// What a thread that waits for a mutex may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spins {
+    /// It has just come.
+    Arrives,
+    /// In the queue of those that spin: only the first of them looks at the lock.
+    Queued,
+    /// It has blocked and was woken.
+    Woken,
+}
+
 /// A thread of a guest.
 #[derive(Clone, Debug)]
 pub struct Thread {
@@ -152,6 +163,7 @@ pub struct Thread {
     pub(crate) depth: u8,
     pub(crate) wants: u16,
     pub(crate) wait_since: Ns,
+    pub(crate) spins: Spins,
     pub(crate) answers: u8,
     /// The present or last IPI went to more than one vCPU (Linux: `smp_call_function_many`, not `_single`).
     pub(crate) wide: bool,
@@ -247,6 +259,7 @@ impl Vm {
                     depth: 0,
                     wants: NIL,
                     wait_since: 0,
+                    spins: Spins::Arrives,
                     answers: 0,
                     wide: false,
                     spun: 0,

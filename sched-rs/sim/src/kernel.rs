@@ -9,6 +9,7 @@ use crate::agenda::{NEVER, Ns};
 use crate::costs::FULL;
 use crate::engine::Host;
 use crate::guest::{Doing, Irq, Thread, VcpuState};
+use crate::locks::looks;
 use crate::sched::{Left, NIL, Sched};
 use microslice_core::Class;
 
@@ -141,8 +142,8 @@ impl<S: Sched> Host<S> {
         let t = &vm.threads[t];
         match t.doing {
             Doing::Spin => {
-                let holder = vm.locks[usize::from(t.wants)].holder;
-                holder == id || holder == NIL
+                let lock = &vm.locks[usize::from(t.wants)];
+                lock.holder == id || (lock.holder == NIL && looks(lock, &vm.threads, id))
             }
             Doing::Answers => t.answers == 0,
             Doing::Timed | Doing::Blocked => true,

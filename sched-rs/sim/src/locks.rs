@@ -2,10 +2,16 @@
 //! Locks: who gets them, and who learns of it when.
 
 use crate::engine::Host;
-use crate::guest::{Doing, Irq, VcpuState};
+use crate::guest::{Doing, Irq, Lock, Spins, Thread, VcpuState};
 use crate::sched::{NIL, Sched};
 use crate::workload::LockKind;
 use microslice_core::Class;
+
+/// Whether waiter `w` looks at the lock: of those queued to spin for a mutex, Linux's `osq_lock` lets only the first.
+pub(crate) fn looks(lock: &Lock, threads: &[Thread], w: u16) -> bool {
+    let queued = |w: u16| threads[usize::from(w)].spins == Spins::Queued;
+    !queued(w) || lock.spinners.iter().find(|s| queued(**s)) == Some(&w)
+}
 
 impl<S: Sched> Host<S> {
     /// A spinner looks at its lock. True if it got it, or blocked.
@@ -16,7 +22,8 @@ impl<S: Sched> Host<S> {
         let wants = usize::from(m.threads[t].wants);
         let lock = &mut m.locks[wants];
         let group = usize::from(lock.group);
-        if lock.holder == id || lock.holder == NIL {
+        let turn = looks(lock, &m.threads, id);
+        if lock.holder == id || (lock.holder == NIL && turn) {
             lock.holder = id;
             lock.spinners.retain(|w| *w != id);
             let thread = &mut m.threads[t];
@@ -31,17 +38,24 @@ impl<S: Sched> Host<S> {
             return true;
         }
         let kind = m.program.groups[group].kind;
-        if !kind.is_atomic() {
+        if !kind.is_atomic() && turn {
             let owner = lock.holder;
+            let woken = m.threads[t].spins == Spins::Woken;
             let on_cpu = kind == LockKind::Mutex
+                && !woken
                 && self.vcpus[usize::from(m.first + m.threads[usize::from(owner)].vcpu)].cur == owner;
             if !on_cpu {
                 lock.spinners.retain(|w| *w != id);
-                lock.blocked.push_back(id);
+                if woken {
+                    lock.blocked.push_front(id);
+                } else {
+                    lock.blocked.push_back(id);
+                }
                 m.threads[t].doing = Doing::Blocked;
                 self.vcpus[usize::from(v)].cur = NIL;
                 return true;
             }
+            m.threads[t].spins = Spins::Queued;
         }
         false
     }
@@ -75,19 +89,20 @@ impl<S: Sched> Host<S> {
             return;
         }
         // Those that run and look at it; who gets it is chance.
-        let looks = |w: u16| {
+        let sees = |w: u16| {
             let u = &self.vcpus[usize::from(m.first + m.threads[usize::from(w)].vcpu)];
-            u.state == VcpuState::Running && u.cur == w && u.irq == Irq::None
+            u.state == VcpuState::Running && u.cur == w && u.irq == Irq::None && looks(l, &m.threads, w)
         };
-        let n = l.spinners.iter().filter(|w| looks(**w)).count();
+        let n = l.spinners.iter().filter(|w| sees(**w)).count();
         if n > 0 {
             let k = self.chance.below(n);
-            let next = l.spinners.iter().copied().filter(|w| looks(*w)).nth(k).unwrap_or(NIL);
+            let next = l.spinners.iter().copied().filter(|w| sees(*w)).nth(k).unwrap_or(NIL);
             l.holder = next;
             self.nudge(vm, usize::from(next));
         } else if let Some(next) = l.blocked.pop_front() {
             l.spinners.push(next);
             m.threads[usize::from(next)].doing = Doing::Spin;
+            m.threads[usize::from(next)].spins = Spins::Woken;
             self.wake_thread(vm, usize::from(next), Some(t));
         }
     }
@@ -138,5 +153,29 @@ impl<S: Sched> Host<S> {
             let source = self.guest_source(u.cpu);
             self.agenda.set(source, u.began.max(self.now) + self.costs.handoff);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::Vm;
+    use crate::workload::Workload;
+
+    #[test]
+    fn of_those_that_queue_for_a_mutex_only_the_first_looks_at_it() {
+        let text = "about: x\nlocks: {a: {hold_us: 1, kind: mutex}}\nroles: [{threads: 4, steps: [{user_us: 1}, {lock: a}]}]";
+        let program = serde_yaml::from_str::<Workload>(text).unwrap().compile().unwrap();
+        let mut vm = Vm::new(0, 4, 0, program, None);
+        vm.locks[0].spinners = vec![2, 1, 0, 3];
+        let all = |vm: &Vm| [0, 1, 2, 3].map(|w| looks(&vm.locks[0], &vm.threads, w));
+        assert_eq!(all(&vm), [true; 4]);
+        for t in [0, 1, 3] {
+            vm.threads[t].spins = Spins::Queued;
+        }
+        vm.threads[2].spins = Spins::Woken;
+        assert_eq!(all(&vm), [false, true, true, false]);
+        vm.locks[0].spinners.remove(1);
+        assert_eq!(all(&vm), [true, false, true, false]);
     }
 }

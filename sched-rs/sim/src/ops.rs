@@ -3,7 +3,7 @@
 
 use crate::agenda::Ns;
 use crate::engine::Host;
-use crate::guest::Doing;
+use crate::guest::{Doing, Spins};
 use crate::sched::{NIL, Sched};
 use crate::workload::Op;
 use microslice_core::Class;
@@ -53,6 +53,7 @@ impl<S: Sched> Host<S> {
                         thread.wants = lock;
                         thread.wait_since = self.now;
                         thread.spun = 0;
+                        thread.spins = Spins::Arrives;
                         thread.doing = Doing::Spin;
                         l.spinners.push(t as u16);
                         return false;

@@ -90,8 +90,9 @@ pub enum LockKind {
     Pv,
     /// First come, first served, without halting: ticket locks.
     Fifo,
-    /// Adaptive mutex or rw-semaphore taken for writing: waiters spin while the owner is on its vCPU, preempted or not, and
-    /// block otherwise.
+    /// Linux 4.4's adaptive mutex, or rw-semaphore taken for writing: who comes while the owner is on its vCPU, preempted or not, spins, else it
+    /// blocks. Those that spin queue (`osq_lock`), first come, first served, preempted or not: only the first looks at the lock and
+    /// its owner. Who comes while the lock is free takes it at once; who was woken blocks again if it is not free.
     Mutex,
     /// rw-semaphore with readers, or a lock in user mode on futexes: waiters block.
     Sleep,
