@@ -150,9 +150,15 @@ fn write(
     let lab = if lab.is_file() { Some(Results::read(&lab)?) } else { None };
     println!("{}", paper::text(&paper, &pages));
     if let (Some(page), Some(lab)) = (pages.iter().find(|p| p.name == "shootdown"), &lab) {
-        println!("shootdown, simulator / lab");
-        for (row, what, a, b) in report::against_lab(&page.results, lab) {
-            println!("  {row:<14} {what:<30} {a:>10.2} / {b:>10.2} ({:+.0} %)", (a / b - 1.0) * 100.0);
+        println!("shootdown, simulator / lab: means, and from the least to the greatest of runs");
+        for p in report::against_lab(&page.results, lab) {
+            let ([a, a1, a2], [b, b1, b2]) = (p.sim, p.lab);
+            println!(
+                "  {:<12} {:<30} {a:>10.2} / {b:>10.2} ({:+.0} %)  {a1:.2} to {a2:.2} / {b1:.2} to {b2:.2}",
+                p.row,
+                p.what,
+                p.error()
+            );
         }
     }
     let page = to.join("sim/report.html");

@@ -4,7 +4,7 @@
 use crate::paper::{self, Bar, Gain, Ours, Page, Paper, Predicted};
 use crate::rows::{BASELINE, peer};
 use anyhow::{Context, Result};
-use microslice_results::{Results, Row};
+use microslice_results::{Results, Row, Stat};
 use plotters::prelude::*;
 use std::fmt::Write;
 
@@ -244,23 +244,45 @@ fn others(page: &Page) -> String {
 }
 
 /// One metric of both: its name, and how to get it, absolutely or over the credit row's.
-type Metric = (&'static str, fn(&Row) -> Option<f64>, bool);
+type Metric = (&'static str, fn(&Row) -> Option<Stat>, bool);
 const METRICS: [Metric; 3] = [
-    ("shootdown, mean us", |r| Some(r.tlb_sync_us.as_ref()?.mean.mean), false),
-    ("shootdowns a second / credit's", |r| Some(r.target.throughput?.mean), true),
-    ("co-runner's progress", |r| Some(r.corunner.as_ref()?.progress.mean), false),
+    ("shootdown, mean us", |r| Some(r.tlb_sync_us.as_ref()?.mean), false),
+    ("shootdowns a second / credit's", |r| r.target.throughput, true),
+    ("co-runner's progress", |r| Some(r.corunner.as_ref()?.progress), false),
 ];
 
-/// Rows that both have: simulator, lab, and how far they are apart.
-pub fn against_lab(sim: &Results, lab: &Results) -> Vec<(String, &'static str, f64, f64)> {
+/// A metric of a row that both have.
+pub struct Pair {
+    /// The row.
+    pub row: String,
+    /// The metric.
+    pub what: &'static str,
+    /// Mean, least and greatest of the simulator's runs.
+    pub sim: [f64; 3],
+    /// The same of the lab's.
+    pub lab: [f64; 3],
+}
+
+impl Pair {
+    /// How far the means are apart, percent.
+    pub fn error(&self) -> f64 {
+        (self.sim[0] / self.lab[0] - 1.0) * 100.0
+    }
+}
+
+/// Rows that both have.
+pub fn against_lab(sim: &Results, lab: &Results) -> Vec<Pair> {
     let mut out = vec![];
     for row in &sim.rows {
         // The lab has no Xen 4.7; alone, both are 4.20 in all but name.
         let Some(other) = lab.row(&row.name) else { continue };
         for (name, pick, relative) in METRICS {
-            let base = |r: &Results| if relative { r.row("credit").and_then(pick) } else { Some(1.0) };
+            let base = |r: &Results| {
+                if relative { r.row("credit").and_then(pick).map(|s| s.mean) } else { Some(1.0) }
+            };
             let (Some(a), Some(b)) = (pick(row).zip(base(sim)), pick(other).zip(base(lab))) else { continue };
-            out.push((row.name.clone(), name, a.0 / a.1, b.0 / b.1));
+            let over = |(s, base): (Stat, f64)| [s.mean / base, s.min / base, s.max / base];
+            out.push(Pair { row: row.name.clone(), what: name, sim: over(a), lab: over(b) });
         }
     }
     out
@@ -269,13 +291,16 @@ pub fn against_lab(sim: &Results, lab: &Results) -> Vec<(String, &'static str, f
 fn beside_lab(sim: &Results, lab: &Results) -> String {
     let rows: Vec<Vec<String>> = against_lab(sim, lab)
         .into_iter()
-        .map(|(row, what, a, b)| {
-            let error = (a / b - 1.0) * 100.0;
+        .map(|p| {
+            let error = p.error();
             let class = if error.abs() > 25.0 { " class=\"bad\"" } else { "" };
-            vec![row, what.to_owned(), number(a), number(b), format!("<span{class}>{error:+.0} %</span>")]
+            let range =
+                |[mean, min, max]: [f64; 3]| format!("{} ({} to {})", number(mean), number(min), number(max));
+            let error = format!("<span{class}>{error:+.0} %</span>");
+            vec![p.row, p.what.to_owned(), range(p.sim), range(p.lab), error]
         })
         .collect();
-    let head = ["row", "what", "simulator", "lab", "simulator against lab"];
+    let head = ["row", "what", "simulator: mean (runs)", "lab: mean (runs)", "simulator against lab"];
     format!(
         "<h2>The shootdown scenario in the lab and here</h2><p>Lab: {} (seeds {:?}).</p>{}",
         escape(&lab.xen),
