@@ -5,29 +5,6 @@
 . /agent/lib.sh
 . /agent/check.sh
 
-# What bad input may not change.
-state() {
-    microslice pool list --json | grep -E '"(name|slice_us|micro_slice_us|ratelimit_us|nr_micro|nr_cpus)"'
-    microslice domain list --json | grep -E '"(name|pool|weight|cap|ranges|generation)"'
-}
-
-# refused NAME WORD COMMAND...: exit status 1 or 2, one clear error that holds WORD, and nothing changed.
-refused() {
-    name=$1 word=$2; shift 2
-    state >/tmp/before
-    "$@" >/tmp/stdout 2>/tmp/stderr; status=$?
-    state >/tmp/after
-    if [ $status != 1 ] && [ $status != 2 ]; then
-        bad "$name" "status $status: $(tr '\n' ' ' </tmp/stderr)"
-    elif ! grep -qi "$word" /tmp/stderr; then
-        bad "$name" "error without '$word': $(tr '\n' ' ' </tmp/stderr)"
-    elif ! cmp -s /tmp/before /tmp/after; then
-        bad "$name" "changed something: $(diff /tmp/before /tmp/after | tr '\n' ' ')"
-    else
-        ok "$name"
-    fi
-}
-
 # alive NAME GUEST: the guest's hog goes on.
 alive() {
     before=$(grep -c '"ev":"progress"' "$(log_of "$2")"); count=0
