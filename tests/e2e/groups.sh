@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-only
-# One cpupool of several groups of pCPUs on real Xen, in dom0: 0-1, 2-3 and 4. Guests work in all of them, are waited for and
-# move between them. Boot with sched=microslice microslice_group_cpus=2, 4 + 1 pCPUs.
+# One cpupool of three sockets, each a group of pCPUs, on real Xen, in dom0: 0-1, 2-3 and 4. Guests work in all of them, are waited
+# for and move between them. Boot with sched=microslice, 4 + 1 pCPUs in sockets of two.
 . /agent/lib.sh
 . /agent/check.sh
 

@@ -32,6 +32,14 @@ bring_up() {
     xenconsoled --log=guest --log-dir=$LOGS || fail "start xenconsoled"
 }
 
+# The job in /job, and then the end of the machine.
+run_job() {
+    . /job/job.sh
+    sh "/agent/$SCENARIO.sh"
+    say end $?
+    poweroff -f
+}
+
 log_of() { echo "$LOGS/guest-$1.log"; }
 
 # await NAME WORD SECONDS [MS]: until the guest's log holds an event, looking every MS; ticks show that time goes on.

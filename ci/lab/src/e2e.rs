@@ -4,6 +4,7 @@
 //! All bounds are ratios to what was set, none is a measured time.
 
 use crate::cpio::Archive;
+use crate::debian;
 use crate::images::{self, Images};
 use crate::inputs::LabInputs;
 use crate::kaslr;
@@ -52,6 +53,7 @@ enum Case {
     Control,
     Groups,
     Daemon,
+    Systemd,
     Wide,
     Cycles,
     Kaslr,
@@ -74,7 +76,7 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     // From the shortest to the longest: the last one is begun first. The others take more time, and are run when asked for by name.
     let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control, Case::Daemon];
     if let Some(only) = &args.only {
-        cases.extend([Case::Groups, Case::Cycles, Case::Wide, Case::Kaslr]);
+        cases.extend([Case::Groups, Case::Systemd, Case::Cycles, Case::Wide, Case::Kaslr]);
         cases.retain(|case| case.name() == *only);
         ensure!(!cases.is_empty(), "e2e: there is no run {only:?}");
     }
@@ -152,14 +154,18 @@ fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
                 .map(drop);
         }
         Case::Daemon => {
-            let mut extra = Archive::default();
-            let package = args.inputs.package.as_ref().context("e2e: the toolstack's package is needed")?;
+            let mut extra = packaged(args)?;
             let newer = args.inputs.newer_kernel.as_ref().context("e2e: a newer kernel is needed")?;
             let newer = images::vmlinux(&args.inputs.cache, newer)?;
-            extra.file("job/microslice.deb", images::read(package)?, 0o644);
             extra.file("boot/vmlinux-newer", images::read(&newer)?, 0o644);
             return scripted(args, images, case, include_str!("../../../tests/e2e/daemon.sh"), extra)
                 .map(drop);
+        }
+        Case::Systemd => {
+            let mut extra = packaged(args)?;
+            debian::files(&mut extra)?;
+            let script = include_str!("../../../tests/e2e/systemd.sh");
+            return scripted(args, images, case, script, extra).map(drop);
         }
         Case::Kaslr => {
             let kernel = kaslr::Kernel::open(&args.inputs, images, args.kernel.as_deref())?;
@@ -195,6 +201,14 @@ fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The toolstack's Debian package, for a job.
+fn packaged(args: &E2eArgs) -> Result<Archive> {
+    let package = args.inputs.package.as_ref().context("e2e: the toolstack's package is needed")?;
+    let mut extra = Archive::default();
+    extra.file("job/microslice.deb", images::read(package)?, 0o644);
+    Ok(extra)
 }
 
 fn counter(record: &Record, name: &str) -> Result<f64> {
@@ -310,7 +324,6 @@ fn scripted(
     let mut xen_options = "sched=microslice".to_owned();
     if case == Case::Groups {
         // Two busy guests, and slices as in the measured runs.
-        run.config.xen_options = "microslice_group_cpus=2".to_owned();
         xen_options = run.xen_options();
     } else {
         // Its guest works a third of the time: dom0 gets the more of the machine's one instruction a nanosecond, and wakes are many.
@@ -325,7 +338,9 @@ fn scripted(
         Case::Wide => (WIDE, Clock::Wall),
         _ => (run.guest_pcpus + 1, Clock::Counted),
     };
-    let host = Host { name: &script, xen_options: &xen_options, pcpus, clock, seed: run.seed };
+    // Each a group of its own.
+    let socket = (case == Case::Groups).then_some(2);
+    let host = Host { name: &script, xen_options: &xen_options, pcpus, socket, clock, seed: run.seed };
     let mut job = run.job_for(&script, "poweroff");
     job.extend(extra.file(&format!("agent/{script}.sh"), text, 0o755).bytes());
     let finished = run::machine(&args.inputs, images, &host, &job, &folder, args.limit)?;

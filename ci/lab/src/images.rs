@@ -172,17 +172,7 @@ fn dom0_image(files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<u8>> {
     }
     archive.link("lib64", "lib").file("etc/xen/xl.conf", "", 0o644);
     archive.link("var/run", "../run");
-    for path in [
-        "proc",
-        "sys",
-        "dev",
-        "tmp",
-        "run/xen",
-        "run/xenstored",
-        "var/lib/xen",
-        "var/lib/xenstored",
-        "var/lock",
-    ] {
+    for path in ["proc", "sys", "dev", "tmp", "run", "var/lib/xen", "var/lib/xenstored", "var/lock"] {
         archive.directory(path);
     }
     archive.directory("var/log/xen/console").directory("usr/local/lib/xen/bin").directory("etc/xen/scripts");

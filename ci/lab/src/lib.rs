@@ -8,6 +8,7 @@
 
 pub mod closure;
 pub mod cpio;
+pub mod debian;
 pub mod e2e;
 pub mod eval;
 pub mod images;

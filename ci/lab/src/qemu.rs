@@ -40,6 +40,8 @@ pub struct Machine<'a> {
     pub initramfs: &'a Path,
     /// pCPUs, dom0's one included.
     pub pcpus: u32,
+    /// pCPUs of a socket; without it all are of one.
+    pub socket: Option<u32>,
     /// What its time is.
     pub clock: Clock,
     /// Seed of QEMU's own randomness.
@@ -59,7 +61,17 @@ impl Machine<'_> {
     /// QEMU's arguments; the recipe's, one by one.
     pub fn arguments(&self) -> Vec<String> {
         let initrd = format!("vmlinux {DOM0},dom0.cpio");
-        let pcpus = self.pcpus.to_string();
+        let pcpus = self.socket.map_or_else(
+            || self.pcpus.to_string(),
+            |cores| {
+                let sockets = self.pcpus.div_ceil(cores);
+                format!(
+                    "{},sockets={sockets},cores={cores},threads=1,maxcpus={}",
+                    self.pcpus,
+                    sockets * cores
+                )
+            },
+        );
         let seed = (self.seed & 0x7fff_ffff).to_string();
         let serial =
             format!("file:{}", std::path::absolute(&self.log).unwrap_or_else(|_| self.log.clone()).display());
@@ -209,6 +221,7 @@ mod tests {
             vmlinux: Path::new("b"),
             initramfs: Path::new("c"),
             pcpus: 5,
+            socket: None,
             clock: Clock::Counted,
             seed: 1,
             limit,

@@ -36,6 +36,7 @@ pub fn execute(
         name: &run.name(),
         xen_options: &run.xen_options(),
         pcpus: run.guest_pcpus + 1,
+        socket: None,
         clock: Clock::Counted,
         seed: run.seed,
     };
@@ -51,6 +52,8 @@ pub struct Host<'a> {
     pub xen_options: &'a str,
     /// dom0's one included.
     pub pcpus: u32,
+    /// pCPUs of a socket; without it all are of one.
+    pub socket: Option<u32>,
     /// What its time is.
     pub clock: Clock,
     /// Seed of QEMU's own randomness.
@@ -66,7 +69,7 @@ pub fn machine(
     folder: &Path,
     limit: Duration,
 ) -> Result<Finished> {
-    let Host { name, xen_options, pcpus, clock, seed } = *host;
+    let Host { name, xen_options, pcpus, socket, clock, seed } = *host;
     let folder = &folder.join(name);
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let initramfs = folder.join("initramfs");
@@ -81,6 +84,7 @@ pub fn machine(
         vmlinux: &images.vmlinux,
         initramfs: &initramfs,
         pcpus,
+        socket,
         clock,
         seed,
         limit,

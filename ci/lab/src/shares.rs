@@ -90,6 +90,7 @@ pub fn shares(args: &SharesArgs) -> Result<()> {
                             name: &name,
                             xen_options: &run.xen_options(),
                             pcpus: PCPUS + 1,
+                            socket: None,
                             clock: Clock::Counted,
                             seed,
                         };

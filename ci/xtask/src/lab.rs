@@ -132,7 +132,7 @@ pub struct E2e {
     /// Seed of the machines, and of what chance picks
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Only this one: accelerated, again, noranges, control, groups, daemon, cycles, wide, kaslr
+    /// Only this one: accelerated, again, noranges, control, groups, daemon, systemd, cycles, wide, kaslr
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
     /// The bzImage that the guests of kaslr boot, in the place of the lab's own
@@ -146,7 +146,7 @@ pub struct E2e {
 /// If a part cannot be built or the product does not work.
 pub fn end_to_end(cache: &Cache, root: &Path, args: &E2e) -> Result<()> {
     let mut inputs = inputs(cache, root, &args.xen)?;
-    if args.only.as_deref().is_none_or(|only| only == "daemon") {
+    if args.only.as_deref().is_none_or(|only| ["daemon", "systemd"].contains(&only)) {
         let command = inputs.microslice.as_ref().context("e2e: there is no microslice command")?;
         let out = root.join("target/package");
         inputs.package = Some(package::build(root, &inputs.xen_tree, &args.xen, command, &out)?);
