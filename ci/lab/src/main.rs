@@ -2,6 +2,7 @@
 //! One run by hand: `microslice-lab ROW [SEED [SCALE]]`, ROW one of the table (alone, credit, microslice-1, ...), `e2e [RUN]`, `eval [SEEDS]`, or `script FILE [NAME=FILE...]`
 //! (run in dom0, with other files there as NAME); inputs from the environment
 //! (LAB_HYPERVISOR, LAB_XEN_TREE, LAB_KERNEL, LAB_GUEST, LAB_MICROSLICE, LAB_PACKAGE, LAB_NEWER_KERNEL, LAB_GRUB, LAB_CACHE, LAB_QEMU).
+//! LAB_ALONE=1 leaves out the row's co-runner.
 //! The table and the tests are `cargo xtask eval lab` and `cargo xtask e2e`.
 
 use anyhow::{Context, Result};
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
     config.push &= inputs.microslice.is_some();
     config.micro_cores = config.micro_cores.filter(|_| inputs.microslice.is_some());
     config.xen_options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_default();
+    config.corun &= std::env::var_os("LAB_ALONE").is_none();
     let run = scenario::Run {
         config,
         seed,
