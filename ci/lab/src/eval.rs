@@ -8,10 +8,10 @@
 use crate::images::{self, Images};
 use crate::inputs::{LabInputs, file_hash, hash};
 use crate::measure::{self, Record};
-use crate::results::{Results, SCHEMA, Source};
 use crate::scenario::{Config, Run, Timing, Workload};
 use crate::{report, run};
 use anyhow::{Context, Result, bail, ensure};
+use microslice_results::{Results, SCHEMA, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -105,7 +105,10 @@ pub fn eval_lab(args: &EvalArgs) -> Result<Results> {
         rows: rows(&args.rows, &done),
     };
     results.write(&args.folder)?;
-    crate::write_atomically(&args.folder.join("report.html"), report::html(&results)?.as_bytes())?;
+    microslice_results::write_atomically(
+        &args.folder.join("report.html"),
+        report::html(&results)?.as_bytes(),
+    )?;
     println!("{}", report::text(&results));
     println!("{}", report::ratios(&results));
     eprintln!("eval lab: {} and report.html", args.folder.join("results.json").display());
@@ -115,7 +118,7 @@ pub fn eval_lab(args: &EvalArgs) -> Result<Results> {
     Ok(results)
 }
 
-fn rows(configs: &[Config], done: &[Record]) -> Vec<crate::results::Row> {
+fn rows(configs: &[Config], done: &[Record]) -> Vec<microslice_results::Row> {
     configs
         .iter()
         .filter_map(|config| {
@@ -205,6 +208,6 @@ fn one(args: &EvalArgs, images: &Images, common: &str, run: &Run) -> Result<(Rec
     };
     let record = Record::of(run, &finished.transcript, finished.wall.as_secs_f64()).with_context(log)?;
     let text = serde_json::to_vec_pretty(&record).context("record to JSON")?;
-    crate::write_atomically(&path, &text)?;
+    microslice_results::write_atomically(&path, &text)?;
     Ok((record, false))
 }

@@ -78,7 +78,7 @@ fn cached(cache: &Path, key: &str, name: &str, make: impl FnOnce() -> Result<Vec
     let path = folder.join(format!("{}-{name}", &key[..16]));
     if !path.is_file() {
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        crate::write_atomically(&path, &make()?)?;
+        microslice_results::write_atomically(&path, &make()?)?;
         prune(&folder, name);
     }
     Ok(path)

@@ -27,5 +27,4 @@ pub mod tiny;
 pub use e2e::{E2eArgs, e2e};
 pub use eval::{EvalArgs, eval_lab};
 pub use inputs::LabInputs;
-pub use microslice_results::{self as results, write_atomically};
 pub use shares::{SharesArgs, shares};

@@ -8,8 +8,8 @@
 use anyhow::{Context, Result};
 use microslice_lab::measure::{self, Record};
 use microslice_lab::qemu::Clock;
-use microslice_lab::results::{Results, SCHEMA, Source};
 use microslice_lab::{E2eArgs, EvalArgs, LabInputs, cpio, e2e, eval_lab, images, report, run, scenario};
+use microslice_results::{Results, SCHEMA, Source};
 use std::path::PathBuf;
 use std::time::Duration;
 

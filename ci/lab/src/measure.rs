@@ -8,12 +8,12 @@
 //! A run is refused when CPUs had no constant speed (together the guests did more than their pCPUs can) or when the co-runner's samples
 //! do not cover the window.
 
-use crate::results::{Accelerated, Corunner, Latency, Row, Stat, Target, Yields};
 use crate::scenario::{Run, Scheduler};
 use crate::serial::Transcript;
 use anyhow::{Context, Result, bail, ensure};
 use microslice_guest::histogram::Wire;
 use microslice_guest::protocol::{Event, JobResult};
+use microslice_results::{Accelerated, Corunner, Latency, Row, Stat, Target, Yields};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-only
 //! The table for terminals, the acceptance ratios, and the self-contained HTML report with its plots.
 
-use crate::results::{Latency, Results, Row, Stat};
 use anyhow::{Context, Result};
+use microslice_results::{Latency, Results, Row, Stat};
 use plotters::prelude::*;
 use std::fmt::Write;
 
@@ -289,7 +289,7 @@ fn progress_plot(results: &Results) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::{Corunner, SCHEMA, Source, Target};
+    use microslice_results::{Corunner, SCHEMA, Source, Target};
 
     fn stat(mean: f64) -> Stat {
         Stat { mean, min: mean / 2.0, max: mean * 2.0, ci95: None }

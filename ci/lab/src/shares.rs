@@ -101,7 +101,7 @@ pub fn shares(args: &SharesArgs) -> Result<()> {
                         let windows = windows.with_context(|| format!("run {name}"))?;
                         let wall_s = done.wall.as_secs_f64();
                         let outcome = Outcome { scheduler, ratio, seed, windows, wall_s };
-                        crate::write_atomically(&path, &serde_json::to_vec_pretty(&outcome)?)?;
+                        microslice_results::write_atomically(&path, &serde_json::to_vec_pretty(&outcome)?)?;
                         outcome
                     }
                 };
@@ -110,7 +110,10 @@ pub fn shares(args: &SharesArgs) -> Result<()> {
             }
         }
     }
-    crate::write_atomically(&args.folder.join("results.json"), &serde_json::to_vec_pretty(&all)?)?;
+    microslice_results::write_atomically(
+        &args.folder.join("results.json"),
+        &serde_json::to_vec_pretty(&all)?,
+    )?;
     println!("{}", table(&all));
     Ok(())
 }
