@@ -34,6 +34,11 @@ fn budget(d: &Dom) -> i64 {
 }
 
 impl Pool<'_> {
+    /// Whether any domain may have a cap.
+    const fn caps(&self) -> bool {
+        self.shared.refill.0 != 0
+    }
+
     pub(crate) fn set_cap(&mut self, now: Time, dom: u16, cap: u32, d: &mut Decision) {
         let Some(x) = self.dom_mut(dom) else { return };
         if x.cap == cap {
@@ -51,9 +56,7 @@ impl Pool<'_> {
 
     /// The units of a domain that run now ask again; what they have run is spent.
     fn regrant(&mut self, now: Time, dom: u16, d: &mut Decision) {
-        for c in 0..MAX_CPUS as u8 {
-            self.charge(now, c);
-        }
+        self.charge_all(now);
         if let Some(x) = self.dom_mut(dom) {
             x.reserved = 0;
         }
@@ -86,7 +89,13 @@ impl Pool<'_> {
     }
 
     /// How much of `want` unit `i` may run; reserved from its domain's budget. `None`: nothing before the next period.
+    #[inline(always)]
     pub(crate) fn grant(&mut self, i: u16, want: Span) -> Option<Span> {
+        if self.caps() { self.reserve(i, want) } else { Some(want) }
+    }
+
+    #[inline(never)]
+    fn reserve(&mut self, i: u16, want: Span) -> Option<Span> {
         let dom = self.unit(i)?.dom;
         let d = self.dom_mut(dom)?;
         if d.cap == 0 {
@@ -103,7 +112,15 @@ impl Pool<'_> {
     }
 
     /// Gives back what `cpu` has reserved and not used.
+    #[inline(always)]
     pub(crate) fn release(&mut self, cpu: u8) {
+        if self.caps() {
+            self.give_back(cpu);
+        }
+    }
+
+    #[inline(never)]
+    fn give_back(&mut self, cpu: u8) {
         let Some(c) = self.cpu_mut(cpu) else { return };
         let (unit, held) = (c.unit, c.reserved.0);
         c.reserved = Span(0);
@@ -111,6 +128,12 @@ impl Pool<'_> {
         if let Some(d) = self.dom_mut(dom).filter(|d| d.cap != 0) {
             d.reserved = d.reserved.saturating_sub(held);
         }
+    }
+
+    /// Whether the domain is over its cap until the next period.
+    #[inline(always)]
+    pub(crate) fn parked(&self, dom: u16) -> bool {
+        self.caps() && self.doms.get(usize::from(dom)).is_some_and(|d| d.parked)
     }
 
     /// A waiting unit found no budget: nobody may take it, nor its siblings as they come up, before the next period.
@@ -145,9 +168,7 @@ impl Pool<'_> {
             return;
         }
         // What has run belongs to the period that ends.
-        for cpu in 0..MAX_CPUS as u8 {
-            self.charge(now, cpu);
-        }
+        self.charge_all(now);
         let mut capped = false;
         for i in 0..self.doms.len() as u16 {
             let Some(x) = self.dom_mut(i).filter(|x| x.present && x.cap != 0) else {

@@ -8,7 +8,7 @@
 
 use crate::class::Class;
 use crate::pool::{Decision, Offer, Pool, Refusal, bit};
-use crate::state::{DEFAULT_WEIGHT, NIL, NO_CPU, Place, Work};
+use crate::state::{DEFAULT_WEIGHT, MAX_CPUS, MAX_UNITS, NIL, NO_CPU, Place, Work};
 use crate::time::{Span, Time};
 
 /// A choice for a pCPU that asks for work.
@@ -31,16 +31,16 @@ const fn micro(unit: u16, span: Span) -> Choice {
     Choice { unit, work: Work::Micro, span, grace: false }
 }
 
-/// What [`Event::Schedule`] found about the unit that was current.
+/// What is known of a unit that could go on.
 #[derive(Clone, Copy)]
 struct Prev {
     unit: u16,
     work: Work,
-    /// Runnable, and the pCPU may run units.
-    able: bool,
     yielding: bool,
     over: bool,
-    class: Class,
+    /// What it is inside of ends by running.
+    critical: bool,
+    vtime: u64,
     /// What is left of its slice.
     left: Span,
     ran: Span,
@@ -56,90 +56,136 @@ impl Pool<'_> {
         class: Class,
         d: &mut Decision,
     ) -> Result<(), Refusal> {
-        let known = self.shared.online & bit(cpu) != 0;
-        if self.cpu(cpu).is_none() {
+        if usize::from(cpu) >= MAX_CPUS {
             return Err(Refusal::Unknown);
         }
+        let known = self.shared.online & bit(cpu) != 0;
         if known != (offer != Offer::Offline) {
             self.shared.online ^= bit(cpu);
             self.reassign_modes(d);
             d.poke &= !bit(cpu);
         }
-        self.charge(now, cpu);
-        self.release(cpu);
-        if let Some(c) = self.cpu_mut(cpu)
-            && now >= c.lends_until
-        {
+        let c = self.shared.cpus.get_mut(usize::from(cpu)).ok_or(Refusal::Unknown)?;
+        if now >= c.lends_until {
             c.lends = NIL;
         }
-        let c = *self.cpu(cpu).ok_or(Refusal::Unknown)?;
+        let (unit, next) = (c.unit, c.next);
+        if unit != NIL {
+            self.stopped(now, cpu);
+            if runnable && offer == Offer::Run {
+                self.contend(now, cpu, class, d);
+                return Ok(());
+            }
+            self.leave(cpu, runnable, class, Span(0));
+        }
+        let choice = if offer == Offer::Run { self.choose(cpu, next) } else { IDLE };
+        self.turn_to(now, cpu, choice, d);
+        self.forget(now, cpu, next, choice.unit, d);
+        Ok(())
+    }
+
+    /// The current unit of `cpu` has run up to now.
+    fn stopped(&mut self, now: Time, cpu: u8) {
+        self.charge(now, cpu);
+        self.release(cpu);
+        if let Some(c) = self.cpu(cpu)
+            && c.work == Work::Micro
+        {
+            let ran = now.since(c.started);
+            if self.first_urgent(cpu) != NIL {
+                self.shared.micro_stay_max = self.shared.micro_stay_max.max(ran);
+            }
+        }
+    }
+
+    /// The choice for a pCPU whose unit could go on, and what becomes of that.
+    #[inline(never)]
+    fn contend(&mut self, now: Time, cpu: u8, class: Class, d: &mut Decision) {
+        let Some(c) = self.cpu(cpu) else { return };
+        let Some(u) = self.units.get(usize::from(c.unit)) else { return };
+        let next = c.next;
+        let (may_stay, hard) = (self.mask_of(u) & bit(cpu) != 0, u.hard & bit(cpu) != 0);
         let prev = Prev {
             unit: c.unit,
             work: c.work,
-            able: c.unit != NIL && runnable && offer == Offer::Run,
-            yielding: self.unit(c.unit).is_some_and(|u| u.yielding),
+            yielding: u.yielding,
             over: now >= c.ends,
+            critical: class.ends_by_running(),
+            vtime: u.vtime,
             left: c.ends.since(now),
-            class,
             ran: now.since(c.started),
         };
-        self.edit(c.unit, |u| {
-            u.yielding = false;
-            u.runnable = runnable;
-        });
-        if c.work == Work::Micro && self.first_urgent(cpu) != NIL {
-            self.shared.micro_stay_max = self.shared.micro_stay_max.max(prev.ran);
-        }
-        let choice = if offer == Offer::Run { self.choose(cpu, &prev) } else { IDLE };
-        let kept = choice.unit == prev.unit && prev.unit != NIL;
-        // The rate limit and grace put off a preemption; it is not forgotten.
-        let keep_hint = kept && self.hint(cpu, c.next) && self.leads(prev.unit, c.next);
-        self.shared.poked &= !bit(cpu);
-        if keep_hint {
-            self.shared.poked |= bit(cpu);
-        }
-        if let Some(c) = self.cpu_mut(cpu) {
-            if !keep_hint {
-                c.next = NIL;
-            }
-            if choice.work != Work::Micro {
-                c.lends = NIL;
-            }
-            if !kept || (prev.over && choice.span > Span(0) && !choice.grace) {
-                c.graced = false;
-            }
-        }
-        if kept {
+        let choice = if prev.work == Work::Micro
+            && hard
+            && !prev.over
+            && !prev.yielding
+            && let Some(span) = self.grant(prev.unit, prev.left)
+        {
+            micro(prev.unit, span)
+        } else if prev.work == Work::Normal && may_stay {
+            self.stay(cpu, next, &prev)
+        } else {
+            self.choose(cpu, next)
+        };
+        if choice.unit == prev.unit {
+            self.edit(prev.unit, |u| {
+                u.yielding = false;
+                u.runnable = true;
+            });
+            // The rate limit and grace put off a preemption; it is not forgotten.
+            let keep_hint = self.preempts(cpu, next, prev.vtime);
             if let Some(c) = self.cpu_mut(cpu) {
+                if choice.work != Work::Micro {
+                    c.lends = NIL;
+                }
+                if prev.over && choice.span > Span(0) && !choice.grace {
+                    c.graced = false;
+                }
                 c.ends = now.after(choice.span.max(if keep_hint { prev.left } else { Span(0) }));
                 c.reserved = choice.span;
             }
+            (d.run, d.slice) = (choice.unit, choice.span);
+            if keep_hint {
+                return;
+            }
+            self.poke_served(cpu);
         } else {
-            if prev.unit != NIL {
-                self.leave(cpu, &prev, class);
-            }
-            if choice.unit != NIL {
-                self.enter(now, cpu, choice);
-            }
-            if prev.unit != NIL && prev.work == Work::Normal && prev.able && !prev.yielding {
-                self.preempted(now, prev.unit, class, d);
+            let normal = prev.work == Work::Normal && !prev.yielding;
+            self.leave(cpu, true, class, if normal && !prev.over { prev.left } else { Span(0) });
+            self.turn_to(now, cpu, choice, d);
+            if normal && prev.critical {
+                self.preempted(now, prev.unit, d);
             }
         }
-        if !keep_hint {
-            self.edit(c.next, |u| {
-                if u.promised == cpu {
-                    u.promised = NO_CPU;
-                }
-            });
-            if self.unit(c.next).is_some_and(|u| u.place == Place::Queued) {
-                // Somebody else got this pCPU.
-                self.find_cpu(now, c.next, false, d);
-                self.find_server(now, c.next, d);
-            }
+        self.forget(now, cpu, next, choice.unit, d);
+    }
+
+    /// `cpu` has done what it was poked for.
+    fn poke_served(&mut self, cpu: u8) {
+        self.shared.poked &= !bit(cpu);
+        if let Some(c) = self.cpu_mut(cpu) {
+            c.next = NIL;
         }
-        d.run = choice.unit;
-        d.slice = choice.span;
-        Ok(())
+    }
+
+    /// `cpu` was poked for unit `next`, and runs `now_runs`.
+    #[inline(always)]
+    fn forget(&mut self, now: Time, cpu: u8, next: u16, now_runs: u16, d: &mut Decision) {
+        if next != NIL && next != now_runs {
+            self.another_got(now, cpu, next, d);
+        }
+    }
+
+    #[inline(never)]
+    fn another_got(&mut self, now: Time, cpu: u8, next: u16, d: &mut Decision) {
+        let Some(u) = self.units.get_mut(usize::from(next)) else { return };
+        if u.promised == cpu {
+            u.promised = NO_CPU;
+        }
+        if u.place == Place::Queued {
+            self.find_cpu(now, next, false, d);
+            self.find_server(now, next, d);
+        }
     }
 
     /// Whether unit `i`, for which `cpu` was poked, still waits and may run there.
@@ -148,132 +194,146 @@ impl Pool<'_> {
     }
 
     fn vtime(&self, i: u16) -> u64 {
-        self.unit(i).map_or(u64::MAX, |u| u.vtime)
+        self.units.get(usize::from(i)).map_or(u64::MAX, |u| u.vtime)
     }
 
-    fn choose(&mut self, cpu: u8, prev: &Prev) -> Choice {
-        let p = self.shared.params;
-        let here = self.unit(prev.unit).is_some_and(|u| u.hard & bit(cpu) != 0);
-        if prev.work == Work::Micro
-            && prev.able
-            && here
-            && !prev.over
-            && !prev.yielding
-            && let Some(span) = self.grant(prev.unit, prev.left)
-        {
-            return micro(prev.unit, span);
-        }
-        let allowed = self.unit(prev.unit).is_some_and(|u| self.mask_of(u) & bit(cpu) != 0);
-        let stay = prev.able && prev.work == Work::Normal && allowed;
-        let is_micro = self.shared.micro & bit(cpu) != 0;
-        // A normal core does not interrupt one critical service for another.
-        let busy = stay && !prev.yielding && prev.class.ends_by_running() && !is_micro;
-        if (!busy || prev.over)
+    /// The choice for a pCPU that is free, and was poked for unit `next`.
+    #[inline(always)]
+    fn choose(&mut self, cpu: u8, next: u16) -> Choice {
+        if self.urgent()
             && let Some((unit, span)) = self.take_urgent(cpu)
         {
             return micro(unit, span);
         }
-        let (next, resume) = self.cpu(cpu).map_or((NIL, NIL), |c| (c.next, c.resume));
-        if stay && !prev.yielding {
-            let wanted = self.hint(cpu, next) && self.leads(prev.unit, next) && prev.ran >= p.ratelimit;
-            if (prev.over || wanted)
-                && !is_micro
-                && let Some(span) = self.grace(cpu, prev.unit, prev.class)
+        if self.hint(cpu, next)
+            && let Some(span) = self.grant(next, self.shared.params.slice)
+        {
+            return normal(next, span);
+        }
+        let resume = self.cpu(cpu).map_or(NIL, |c| c.resume);
+        let left = self.unit(resume).map_or(Span(0), |u| u.slice_left);
+        if left > Span(0)
+            && self.hint(cpu, resume)
+            && let Some(span) = self.grant(resume, left)
+        {
+            return normal(resume, span);
+        }
+        self.first_in_turn(cpu, u64::MAX)
+    }
+
+    /// The choice for a pCPU whose unit could go on with its normal work there.
+    fn stay(&mut self, cpu: u8, next: u16, prev: &Prev) -> Choice {
+        let p = &self.shared.params;
+        let (slice, ratelimit) = (p.slice, p.ratelimit);
+        // A normal core does not interrupt one critical service for another.
+        let careful = prev.critical && self.shared.micro & bit(cpu) == 0;
+        let busy = careful && !prev.yielding;
+        if (!busy || prev.over)
+            && self.urgent()
+            && let Some((unit, span)) = self.take_urgent(cpu)
+        {
+            return micro(unit, span);
+        }
+        let mut limit = u64::MAX;
+        if !prev.yielding {
+            limit = prev.vtime;
+            let preempts = self.preempts(cpu, next, prev.vtime);
+            let wanted = preempts && prev.ran >= ratelimit;
+            if careful
+                && (prev.over || wanted)
+                && let Some(span) = self.grace(cpu, prev.unit)
             {
                 return Choice { grace: true, ..normal(prev.unit, span) };
             }
-        }
-        if stay && !prev.over && !prev.yielding {
-            let mut span = prev.left;
-            if self.hint(cpu, next) && self.leads(prev.unit, next) {
-                if prev.ran < p.ratelimit {
-                    span = span.min(p.ratelimit.less(prev.ran));
-                } else if let Some(span) = self.grant(next, p.slice) {
-                    return normal(next, span);
+            if !prev.over {
+                let mut span = prev.left;
+                if wanted {
+                    if let Some(span) = self.grant(next, slice) {
+                        return normal(next, span);
+                    }
+                } else if preempts {
+                    span = span.min(ratelimit.less(prev.ran));
+                }
+                if let Some(span) = self.grant(prev.unit, span) {
+                    return normal(prev.unit, span);
                 }
             }
-            if let Some(span) = self.grant(prev.unit, span) {
-                return normal(prev.unit, span);
-            }
         }
-        if !stay {
-            if self.hint(cpu, next)
-                && let Some(span) = self.grant(next, p.slice)
-            {
-                return normal(next, span);
-            }
-            let left = self.unit(resume).map_or(Span(0), |u| u.slice_left);
-            if left > Span(0)
-                && self.hint(cpu, resume)
-                && let Some(span) = self.grant(resume, left)
-            {
-                return normal(resume, span);
-            }
+        // Its slice is over, or it yielded.
+        let choice = self.first_in_turn(cpu, limit);
+        if choice.unit != NIL {
+            return choice;
         }
-        // A slice is over, the unit yielded, or the pCPU is free.
-        let front = self.first_front(cpu);
-        if front != NIL
-            && let Some(span) = self.grant(front, p.slice)
+        let want = if prev.over { slice } else { prev.left };
+        if let Some(span) = self.grant(prev.unit, want) {
+            return normal(prev.unit, span);
+        }
+        // It would go on, but its domain is at its cap: whoever waits, however far ahead, is better than nobody.
+        self.pick(cpu, u64::MAX)
+    }
+
+    /// Who is to go first in the queue, else the next in order of those with a virtual time of at most `limit`.
+    #[inline(always)]
+    fn first_in_turn(&mut self, cpu: u8, limit: u64) -> Choice {
+        if self.urgent()
+            && let front = self.first_front(cpu)
+            && front != NIL
+            && let Some(span) = self.grant(front, self.shared.params.slice)
         {
             return normal(front, span);
         }
-        let limit = if stay && !prev.yielding { self.vtime(prev.unit) } else { u64::MAX };
-        if let Some((unit, span)) = self.pick(cpu, limit) {
-            return normal(unit, span);
-        }
-        if stay {
-            let want = if prev.over { p.slice } else { prev.left };
-            if let Some(span) = self.grant(prev.unit, want) {
-                return normal(prev.unit, span);
-            }
-            // It would go on, but its domain is at its cap: whoever waits, however far ahead, is better than nobody.
-            if let Some((unit, span)) = self.pick(cpu, u64::MAX) {
-                return normal(unit, span);
-            }
-        }
-        IDLE
+        if self.waits() { self.pick(cpu, limit) } else { IDLE }
     }
 
-    /// Whether running unit `a` leads waiting unit `b` by more than the rate limit.
-    fn leads(&self, a: u16, b: u16) -> bool {
-        self.vtime(b).saturating_add(self.shared.params.ratelimit.0) < self.vtime(a)
+    /// Whether unit `next`, for which `cpu` was poked, waits and is behind `vtime` by more than the rate limit.
+    fn preempts(&self, cpu: u8, next: u16, vtime: u64) -> bool {
+        self.hint(cpu, next) && self.vtime(next).saturating_add(self.shared.params.ratelimit.0) < vtime
     }
 
-    /// The next unit in order for `cpu` with a virtual time of at most `limit`, and its slice.
-    fn pick(&mut self, cpu: u8, limit: u64) -> Option<(u16, Span)> {
+    /// The next unit in order for `cpu` with a virtual time of at most `limit`.
+    fn pick(&mut self, cpu: u8, limit: u64) -> Choice {
         let slice = self.shared.params.slice;
         // Each turn takes one unit at its cap out of the running until the next period.
-        for _ in 0..=self.units.len() {
+        for _ in 0..MAX_UNITS {
             let first = self.queue().first(bit(cpu));
             if first == NIL {
-                return None;
+                return IDLE;
             }
             let near = self.queue().first_preferring(bit(cpu));
             let slack = self.vtime(first).saturating_add(slice.0 / 4);
             let unit = if near != NIL && self.vtime(near) <= slack { near } else { first };
             if self.vtime(unit) > limit {
-                return None;
+                return IDLE;
             }
             if let Some(span) = self.grant(unit, slice) {
-                return Some((unit, span));
+                return normal(unit, span);
             }
             self.park(unit);
         }
-        None
+        IDLE
     }
 
-    /// The current unit of `cpu` loses it.
-    fn leave(&mut self, cpu: u8, prev: &Prev, class: Class) {
-        let interrupted = prev.work == Work::Normal && prev.able && !prev.over && !prev.yielding;
-        let Some(u) = self.units.get_mut(usize::from(prev.unit)) else {
-            return;
-        };
+    /// The current unit of `cpu` loses it, with `left` of its slice to resume.
+    #[inline(always)]
+    fn leave(&mut self, cpu: u8, runnable: bool, class: Class, left: Span) {
+        let Some(c) = self.shared.cpus.get_mut(usize::from(cpu)) else { return };
+        let (unit, work) = (c.unit, c.work);
+        c.unit = NIL;
+        c.work = Work::Idle;
+        c.reserved = Span(0);
+        if left > Span(0) {
+            c.resume = unit;
+        }
+        self.shared.busy &= !bit(cpu);
+        let Some(u) = self.units.get_mut(usize::from(unit)) else { return };
         u.place = Place::Leaving;
         u.cpu = cpu;
         u.class = class;
-        u.slice_left = if interrupted { prev.left } else { Span(0) };
-        let (dom, runnable) = (u.dom, u.runnable);
-        if prev.work == Work::Micro {
+        u.slice_left = left;
+        u.runnable = runnable;
+        u.yielding = false;
+        let dom = u.dom;
+        if work == Work::Micro {
             self.left_micro(dom);
         }
         if runnable {
@@ -283,28 +343,38 @@ impl Pool<'_> {
                     d.counts.preempted_critical = d.counts.preempted_critical.wrapping_add(1);
                 }
             }
-            self.list_preempted(prev.unit);
+            self.list_preempted(unit);
         }
+    }
+
+    /// `cpu`, which runs nothing, turns to what was chosen for it.
+    #[inline(always)]
+    fn turn_to(&mut self, now: Time, cpu: u8, choice: Choice, d: &mut Decision) {
+        self.poke_served(cpu);
         if let Some(c) = self.cpu_mut(cpu) {
-            c.unit = NIL;
-            c.work = Work::Idle;
-            c.reserved = Span(0);
-            c.resume = if interrupted { prev.unit } else { c.resume };
+            c.graced = false;
+            if choice.work != Work::Micro {
+                c.lends = NIL;
+            }
         }
-        self.shared.busy &= !bit(cpu);
+        if choice.unit != NIL {
+            self.enter(now, cpu, choice.unit, choice.work, choice.span);
+            (d.run, d.slice) = (choice.unit, choice.span);
+        }
     }
 
     /// A waiting unit gets `cpu`.
-    fn enter(&mut self, now: Time, cpu: u8, choice: Choice) {
-        let (unit, work) = (choice.unit, choice.work);
-        self.withdraw(unit);
-        let first = self.queue().first(!0);
-        let lead = self.vtime(first).min(self.vtime(unit));
-        if work == Work::Normal {
-            self.shared.vclock = self.shared.vclock.max(lead);
-        } else {
+    #[inline(never)]
+    fn enter(&mut self, now: Time, cpu: u8, unit: u16, work: Work, span: Span) {
+        if work == Work::Micro {
             self.entered_micro(unit, cpu);
+        } else if self.vtime(unit) > self.shared.vclock {
+            // It is one of those that wait itself.
+            let first = self.queue().first(!0);
+            let lead = self.vtime(first);
+            self.shared.vclock = self.shared.vclock.max(lead);
         }
+        self.withdraw(unit);
         self.shared.busy |= bit(cpu);
         let Some(u) = self.units.get_mut(usize::from(unit)) else { return };
         u.place = Place::OnCpu;
@@ -321,23 +391,33 @@ impl Pool<'_> {
         c.charged = now;
         c.vtime = u.vtime;
         c.weight = self.doms.get(usize::from(u.dom)).map_or(DEFAULT_WEIGHT, |d| d.weight);
-        c.ends = now.after(choice.span);
-        c.reserved = choice.span;
+        c.ends = now.after(span);
+        c.reserved = span;
         if c.resume == unit {
             c.resume = NIL;
         }
     }
 
+    /// Charges all that run for the time since they were last charged.
+    #[inline(never)]
+    pub(crate) fn charge_all(&mut self, now: Time) {
+        for cpu in 0..MAX_CPUS as u8 {
+            self.charge(now, cpu);
+        }
+    }
+
     /// Charges the current unit of `cpu` for the time since it was last charged, its domain's budget included.
-    pub(crate) fn charge(&mut self, now: Time, cpu: u8) {
+    #[inline(always)]
+    fn charge(&mut self, now: Time, cpu: u8) {
         let Some(c) = self.shared.cpus.get_mut(usize::from(cpu)) else { return };
         let ran = now.since(c.charged);
         c.charged = now;
         let Some(u) = self.units.get_mut(usize::from(c.unit)) else { return };
         let Some(d) = self.doms.get_mut(usize::from(u.dom)) else { return };
         let weight = u64::from(d.weight.max(1));
-        let scaled = ran.0.saturating_mul(256).saturating_add(u.scale_rem);
-        u.vtime = u.vtime.saturating_add(scaled / weight);
+        // Two years without a charge would overflow.
+        let scaled = ran.0.wrapping_mul(256).wrapping_add(u.scale_rem);
+        u.vtime = u.vtime.wrapping_add(scaled / weight);
         u.scale_rem = scaled % weight;
         (c.vtime, c.weight) = (u.vtime, d.weight);
         d.counts.run_ns = d.counts.run_ns.wrapping_add(ran.0);
@@ -345,10 +425,9 @@ impl Pool<'_> {
             d.counts.micro_ns = d.counts.micro_ns.wrapping_add(ran.0);
             self.shared.micro_ns = self.shared.micro_ns.wrapping_add(ran.0);
         }
-        let used = c.reserved.0.min(ran.0);
-        c.reserved = c.reserved.less(ran);
         if d.cap != 0 {
-            d.reserved = d.reserved.saturating_sub(used);
+            d.reserved = d.reserved.saturating_sub(c.reserved.0.min(ran.0));
+            c.reserved = c.reserved.less(ran);
             d.budget = d.budget.saturating_sub_unsigned(ran.0);
         }
     }

@@ -33,26 +33,25 @@ impl Pool<'_> {
     }
 
     /// Puts a runnable unit that is on no pCPU into the queue.
+    #[inline(always)]
     pub(crate) fn enqueue(&mut self, unit: u16) {
-        let Some(u) = self.units.get(usize::from(unit)).copied() else {
+        let Some(u) = self.units.get(usize::from(unit)) else {
             return;
         };
-        let (weight, parked) = self
-            .doms
-            .get(usize::from(u.dom))
-            .map_or((256, false), |d| (u64::from(d.weight.max(1)), d.parked));
-        let slice = self.shared.params.slice.0;
-        let vclock = self.shared.vclock;
-        // A slice is a second at most.
-        let lead = slice.wrapping_mul(512) / weight;
-        let low = vclock.saturating_sub(slice);
-        let high = vclock.saturating_add(lead.max(slice.wrapping_mul(2)));
-        let mask = if parked { 0 } else { self.mask_of(&u) };
-        let prefer = self.preferred(&u, mask);
+        let mask = if self.parked(u.dom) { 0 } else { self.mask_of(u) };
+        let prefer = self.preferred(u, mask);
+        let (slice, vclock) = (self.shared.params.slice.0, self.shared.vclock);
+        let mut vtime = u.vtime.max(vclock.saturating_sub(slice));
+        if vtime > vclock.saturating_add(slice.wrapping_mul(2)) {
+            let weight = self.doms.get(usize::from(u.dom)).map_or(256, |d| u64::from(d.weight.max(1)));
+            // A slice is a second at most.
+            let lead = (slice.wrapping_mul(512) / weight).max(slice.wrapping_mul(2));
+            vtime = vtime.min(vclock.saturating_add(lead));
+        }
         let seq = self.shared.seq;
         self.shared.seq = seq.wrapping_add(1);
         self.edit(unit, |u| {
-            u.vtime = u.vtime.max(low).min(high);
+            u.vtime = vtime;
             u.seq = seq;
             u.mask = mask;
             u.prefer = prefer;
@@ -71,8 +70,7 @@ impl Pool<'_> {
         if u.place != Place::Queued {
             return;
         }
-        let parked = self.doms.get(usize::from(u.dom)).is_some_and(|d| d.parked);
-        let mask = if parked { 0 } else { self.mask_of(&u) };
+        let mask = if self.parked(u.dom) { 0 } else { self.mask_of(&u) };
         let prefer = self.preferred(&u, mask);
         let low = self.shared.vclock.saturating_sub(self.shared.params.slice.0);
         self.queue().remove(unit);
@@ -85,20 +83,15 @@ impl Pool<'_> {
     }
 
     /// Takes a unit out of every list and out of the queue.
+    #[inline(always)]
     pub(crate) fn withdraw(&mut self, unit: u16) {
-        let Some(u) = self.unit(unit).copied() else {
-            return;
-        };
-        if u.place == Place::Queued {
+        if self.unit(unit).is_some_and(|u| u.place == Place::Queued) {
             self.queue().remove(unit);
             self.edit(unit, |u| u.place = Place::Asleep);
         }
-        self.unlist_preempted(&u, unit);
-        self.unlist_urgent(&u, unit);
-        self.edit(unit, |u| {
-            u.promised = NO_CPU;
-            u.preempted = false;
-        });
+        self.unlist_preempted(unit);
+        self.unlist_urgent(unit);
+        self.edit(unit, |u| u.promised = NO_CPU);
     }
 
     /// Adds a unit to its domain's list of units that want to run and do not.
@@ -120,18 +113,18 @@ impl Pool<'_> {
         });
     }
 
-    fn unlist_preempted(&mut self, u: &Unit, unit: u16) {
-        if !u.preempted {
+    fn unlist_preempted(&mut self, unit: u16) {
+        let Some(u) = self.units.get_mut(usize::from(unit)).filter(|u| u.preempted) else {
             return;
+        };
+        u.preempted = false;
+        let (dom, prev, next) = (u.dom, u.sib_prev, u.sib_next);
+        if prev != NIL {
+            self.edit(prev, |x| x.sib_next = next);
+        } else if let Some(d) = self.dom_mut(dom) {
+            d.preempted = next;
         }
-        if u.sib_prev == NIL
-            && let Some(d) = self.dom_mut(u.dom)
-            && d.preempted == unit
-        {
-            d.preempted = u.sib_next;
-        }
-        self.edit(u.sib_prev, |x| x.sib_next = u.sib_next);
-        self.edit(u.sib_next, |x| x.sib_prev = u.sib_prev);
+        self.edit(next, |x| x.sib_prev = prev);
     }
 
     /// pCPUs of `mask` that run nothing of ours and have not been poked.

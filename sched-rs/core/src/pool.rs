@@ -274,9 +274,7 @@ impl Pool<'_> {
         self.start_sizing(now, d);
         self.reassign_modes(d);
         // Running slices end by the new lengths too.
-        for cpu in 0..MAX_CPUS as u8 {
-            self.charge(now, cpu);
-        }
+        self.charge_all(now);
         d.poke |= self.shared.online;
         Ok(())
     }
@@ -344,15 +342,11 @@ impl Pool<'_> {
             return Err(Refusal::Range);
         }
         // What has been run so far counts by the old weight.
-        for cpu in 0..MAX_CPUS as u8 {
-            self.charge(now, cpu);
-        }
+        self.charge_all(now);
         if let Some(x) = self.dom_mut(dom) {
             x.weight = weight;
         }
-        for cpu in 0..MAX_CPUS as u8 {
-            self.charge(now, cpu);
-        }
+        self.charge_all(now);
         self.set_cap(now, dom, cap, d);
         Ok(())
     }

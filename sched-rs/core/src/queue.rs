@@ -83,6 +83,7 @@ impl<'a> Queue<'a> {
     }
 
     /// Adds unit `i` under its `vtime`, `seq`, `mask` and `prefer`. It must not be in the queue.
+    #[inline(always)]
     pub fn insert(&mut self, i: u16) {
         // xorshift32: never zero, period 2^32 - 1.
         *self.rng ^= *self.rng << 13;
@@ -118,17 +119,18 @@ impl<'a> Queue<'a> {
     }
 
     /// Takes unit `i` out. It must be in the queue.
+    #[inline(always)]
     pub fn remove(&mut self, i: u16) {
-        let p = loop {
+        let (p, kid) = loop {
             let Some(u) = self.get(i) else { return };
             let (l, r) = (u.left, u.right);
-            if l == NIL && r == NIL {
-                break u.up;
+            if l == NIL || r == NIL {
+                break (u.up, if l == NIL { r } else { l });
             }
-            let kid = if r == NIL || (l != NIL && self.prio(l) > self.prio(r)) { l } else { r };
-            self.lift(kid);
+            self.lift(if self.prio(l) > self.prio(r) { l } else { r });
         };
-        self.replace_child(p, i, NIL);
+        self.replace_child(p, i, kid);
+        self.edit(kid, |k| k.up = p);
         self.edit(i, |u| {
             u.up = NIL;
             u.any = 0;

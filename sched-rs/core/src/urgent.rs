@@ -162,22 +162,20 @@ impl Pool<'_> {
         Ok(())
     }
 
-    /// A unit lost its pCPU inside `class`.
-    pub(crate) fn preempted(&mut self, now: Time, unit: u16, class: Class, d: &mut Decision) {
+    /// A unit lost its pCPU inside what ends by running.
+    pub(crate) fn preempted(&mut self, now: Time, unit: u16, d: &mut Decision) {
         let dom = self.unit(unit).map_or(NIL, |u| u.dom);
-        let Some(dom) = self.dom_mut(dom).filter(|_| class.ends_by_running()) else {
-            return;
-        };
+        let Some(dom) = self.dom_mut(dom) else { return };
         let action = dom.policy.action(Source::Preemption);
         self.make_urgent(now, unit, Source::Preemption, action, d);
     }
 
-    /// How long the current unit of a normal core, about to lose it inside `class`, may stay. Once a slice.
-    pub(crate) fn grace(&mut self, cpu: u8, unit: u16, class: Class) -> Option<Span> {
+    /// How long the current unit of a normal core, about to lose it inside what ends by running, may stay. Once a slice.
+    pub(crate) fn grace(&mut self, cpu: u8, unit: u16) -> Option<Span> {
         let grace = self.shared.params.grace;
         let dom = self.unit(unit).map_or(NIL, |u| u.dom);
         let policy = self.dom_mut(dom)?.policy;
-        let wanted = class.ends_by_running() && policy.action(Source::Preemption) == Action::Grace;
+        let wanted = policy.action(Source::Preemption) == Action::Grace;
         if !wanted || self.cpu(cpu)?.graced {
             return None;
         }
@@ -267,29 +265,36 @@ impl Pool<'_> {
         self.shared.urgent_tail = unit;
     }
 
-    pub(crate) fn unlist_urgent(&mut self, u: &Unit, unit: u16) {
-        if u.urgent == Action::None {
+    pub(crate) fn unlist_urgent(&mut self, unit: u16) {
+        let Some(u) = self.units.get_mut(usize::from(unit)).filter(|u| u.urgent != Action::None) else {
             return;
-        }
+        };
+        u.urgent = Action::None;
+        let (prev, next) = (u.urgent_prev, u.urgent_next);
         if self.shared.urgent_head == unit {
-            self.shared.urgent_head = u.urgent_next;
+            self.shared.urgent_head = next;
         }
         if self.shared.urgent_tail == unit {
-            self.shared.urgent_tail = u.urgent_prev;
+            self.shared.urgent_tail = prev;
         }
-        self.edit(u.urgent_prev, |x| x.urgent_next = u.urgent_next);
-        self.edit(u.urgent_next, |x| x.urgent_prev = u.urgent_prev);
-        self.edit(unit, |u| u.urgent = Action::None);
+        self.edit(prev, |x| x.urgent_next = next);
+        self.edit(next, |x| x.urgent_prev = prev);
     }
 
     /// Pokes a pCPU that could give the waiting urgent `unit` its micro slice now.
+    #[inline(always)]
     pub(crate) fn find_server(&mut self, now: Time, unit: u16, d: &mut Decision) {
-        let Some(u) = self.unit(unit).copied() else {
-            return;
-        };
-        if !matches!(u.urgent, Action::Micro | Action::Borrow) || u.promised != NO_CPU {
-            return;
+        if let Some(u) = self.unit(unit)
+            && matches!(u.urgent, Action::Micro | Action::Borrow)
+            && u.promised == NO_CPU
+        {
+            let u = *u;
+            self.ask_server(now, unit, &u, d);
         }
+    }
+
+    #[inline(never)]
+    fn ask_server(&mut self, now: Time, unit: u16, u: &Unit, d: &mut Decision) {
         let found = self.poke_micro(unit, d) || (u.urgent == Action::Borrow && self.borrow(now, unit, d));
         self.asked(now, found, d);
         if !found && let Some(dom) = self.dom_mut(u.dom) {
@@ -361,9 +366,14 @@ impl Pool<'_> {
         first != NIL && first != unit
     }
 
+    /// Whether any unit is urgent.
+    pub(crate) const fn urgent(&self) -> bool {
+        self.shared.urgent_head != NIL
+    }
+
     /// The urgent unit that has waited longest and that `cpu` may give a micro slice.
     pub(crate) fn first_urgent(&self, cpu: u8) -> u16 {
-        if self.shared.urgent_head == NIL {
+        if !self.urgent() {
             return NIL;
         }
         let micro = self.shared.micro & bit(cpu) != 0;
@@ -379,6 +389,7 @@ impl Pool<'_> {
     }
 
     /// The unit that is to go first in the queue of `cpu`.
+    #[inline(never)]
     pub(crate) fn first_front(&self, cpu: u8) -> u16 {
         self.scan(|u| u.urgent == Action::Front && u.mask & bit(cpu) != 0)
     }
@@ -397,15 +408,18 @@ impl Pool<'_> {
     }
 
     /// The urgent unit that `cpu` serves now, and its micro slice. Those at their cap stop being urgent.
+    #[inline(never)]
     pub(crate) fn take_urgent(&mut self, cpu: u8) -> Option<(u16, Span)> {
         let slice = self.shared.params.micro_slice;
         for _ in 0..SCAN {
             let unit = self.first_urgent(cpu);
-            let u = self.unit(unit).copied()?;
+            if unit == NIL {
+                return None;
+            }
             if let Some(span) = self.grant(unit, slice) {
                 return Some((unit, span));
             }
-            self.unlist_urgent(&u, unit);
+            self.unlist_urgent(unit);
         }
         None
     }

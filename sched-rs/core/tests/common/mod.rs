@@ -330,6 +330,8 @@ impl Machine {
                 d.cap == 0 || d.reserved as i64 <= d.budget.max(0),
                 "{event:?}: domain {i} reserved too much"
             );
+            let caps = s.refill != Time(0);
+            assert!(caps || (d.cap == 0 && !d.parked), "{event:?}: nobody looks at domain {i}'s cap");
             let kept = d.cap == 0 || d.budget >= 0 || !self.punctual;
             assert!(kept, "{event:?}: domain {i} ran {} ns beyond its cap", -d.budget);
         }
