@@ -68,8 +68,8 @@ pub enum Event {
     UnitRemove { unit: u16 },
     /// A unit's affinity, or the set of pCPUs it refers to, changed.
     Affinity { unit: u16, hard: u64, soft: u64 },
-    /// A unit became runnable.
-    Wake { unit: u16 },
+    /// A unit became runnable. `saved`: if it left a pCPU, its context is saved by now.
+    Wake { unit: u16, saved: bool },
     /// A unit is no longer runnable.
     Sleep { unit: u16 },
     /// A running unit offers its pCPU; `class` is what its live instruction pointer says, `far` what has become of its siblings
@@ -79,7 +79,7 @@ pub enum Event {
     Kick { unit: u16 },
     /// pCPU `cpu` asks for work. `runnable` and `class` tell of the unit that was current, if there is one.
     Schedule { cpu: u8, offer: Offer, runnable: bool, class: Class },
-    /// The context of a unit that left its pCPU is saved.
+    /// The context of a unit that left its pCPU is saved. Of one that sleeps its next wake-up may say so instead.
     Saved { unit: u16 },
     /// The time of an earlier [`Decision::timer`] has come.
     Timer,
@@ -91,40 +91,66 @@ pub enum Event {
     DomElsewhere { dom: u16, units: u16 },
 }
 
-/// Why an event was refused; the pool is as before.
+/// Why an event was refused; the pool is as before. The numbers are Xen's -ENOENT, -EINVAL and -EBUSY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i16)]
 pub enum Refusal {
     /// There is no such unit, domain or pCPU, or it exists already.
-    Unknown,
+    Unknown = -2,
     /// A value is outside its range.
-    Range,
+    Range = -22,
     /// It would leave no normal core, to the pool or to a pinned unit; or what should go is still in use.
-    Busy,
+    Busy = -16,
 }
 
-/// What to do about an event.
+/// What to do about an event. Layout of the hypervisor's C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Decision {
     /// pCPUs that must ask for work now, one bit each.
     pub poke: u64,
-    /// Answer to [`Event::Schedule`]: the unit to run, [`NIL`] for none.
-    pub run: u16,
-    /// For how long; zero: until poked.
+    /// Answer to [`Event::Schedule`]: for how long to run [`Decision::run`]; zero: until poked.
     pub slice: Span,
     /// When to send [`Event::Timer`]; zero: as before.
     pub timer: Time,
+    /// Answer to [`Event::Schedule`]: the unit to run, [`NIL`] for none.
+    pub run: u16,
+    /// Zero, or the [`Refusal`].
+    pub error: i16,
     /// Answer to [`Event::Yield`]: the yielder keeps its pCPU. To [`Event::Awaited`]: [`Siblings::helped`].
     pub kept: bool,
     /// Answer to [`Event::Awaited`]: [`Siblings::left`].
     pub left: bool,
-    /// The event was refused.
-    pub refused: Option<Refusal>,
+    /// Units wait in the queue.
+    pub waits: bool,
+    /// Zero.
+    pub pad: u8,
 }
 
 impl Decision {
     /// Nothing to do.
-    pub const NOTHING: Self =
-        Self { poke: 0, run: NIL, slice: Span(0), timer: Time(0), kept: false, left: false, refused: None };
+    pub const NOTHING: Self = Self {
+        poke: 0,
+        slice: Span(0),
+        timer: Time(0),
+        run: NIL,
+        error: 0,
+        kept: false,
+        left: false,
+        waits: false,
+        pad: 0,
+    };
+
+    /// Why the event was refused, if it was.
+    #[must_use]
+    pub const fn refused(&self) -> Option<Refusal> {
+        match self.error {
+            0 => None,
+            -2 => Some(Refusal::Unknown),
+            -16 => Some(Refusal::Busy),
+            _ => Some(Refusal::Range),
+        }
+    }
 }
 
 /// A group of pCPUs with its units and domains, borrowed from the caller for one event.
@@ -145,43 +171,42 @@ pub(crate) const fn bit(cpu: u8) -> u64 {
 }
 
 impl Pool<'_> {
-    /// Takes in one event at instant `now` and says what to do about it.
+    /// Takes in one event at instant `now` and says what to do about it, in `d`, which is [`Decision::NOTHING`] before.
     // A caller that knows which event it has pays for that one only.
     #[inline(always)]
-    pub fn handle(&mut self, now: Time, event: Event) -> Decision {
-        let mut d = Decision::NOTHING;
+    pub fn handle(&mut self, now: Time, event: Event, d: &mut Decision) {
         let result = match event {
-            Event::CpuUp { cpu, number } => self.cpu_up(cpu, number, &mut d),
-            Event::CpuDown { cpu } => self.cpu_down(cpu, &mut d),
+            Event::CpuUp { cpu, number } => self.cpu_up(cpu, number, d),
+            Event::CpuDown { cpu } => self.cpu_down(cpu, d),
             Event::DomAdd { dom } => self.dom_add(dom),
             Event::DomRemove { dom } => self.dom_remove(dom),
-            Event::DomSet { dom, weight, cap } => self.dom_set(now, dom, weight, cap, &mut d),
+            Event::DomSet { dom, weight, cap } => self.dom_set(now, dom, weight, cap, d),
             Event::DomPolicy { dom, policy } => self.dom_policy(dom, policy),
             Event::UnitAdd { unit, dom, hard, soft, ahead } => {
-                self.unit_add(now, unit, dom, (hard, soft), ahead, &mut d)
+                self.unit_add(now, unit, dom, (hard, soft), ahead, d)
             }
-            Event::UnitRemove { unit } => self.unit_remove(now, unit, &mut d),
-            Event::Affinity { unit, hard, soft } => self.affinity(now, unit, hard, soft, &mut d),
-            Event::Wake { unit } => self.wake(now, unit, &mut d),
-            Event::Sleep { unit } => self.sleep(unit, &mut d),
-            Event::Yield { unit, class, far } => self.yielded(now, unit, class, far, &mut d),
-            Event::Kick { unit } => self.kicked(now, unit, &mut d),
+            Event::UnitRemove { unit } => self.unit_remove(now, unit, d),
+            Event::Affinity { unit, hard, soft } => self.affinity(now, unit, hard, soft, d),
+            Event::Wake { unit, saved } => self.wake(now, unit, saved, d),
+            Event::Sleep { unit } => self.sleep(unit, d),
+            Event::Yield { unit, class, far } => self.yielded(now, unit, class, far, d),
+            Event::Kick { unit } => self.kicked(now, unit, d),
             Event::Schedule { cpu, offer, runnable, class } => {
-                self.schedule(now, cpu, offer, runnable, class, &mut d)
+                self.schedule(now, cpu, offer, runnable, class, d)
             }
-            Event::Saved { unit } => self.saved(now, unit, &mut d),
+            Event::Saved { unit } => self.saved(now, unit, d),
             Event::Timer => {
-                self.refill(now, &mut d);
-                self.resize(now, &mut d);
-                self.arm(&mut d);
+                self.refill(now, d);
+                self.resize(now, d);
+                self.arm(d);
                 Ok(())
             }
-            Event::Set { params } => self.set(now, params, &mut d),
-            Event::Awaited { dom, class } => self.awaited(now, dom, class, &mut d),
-            Event::DomElsewhere { dom, units } => self.dom_elsewhere(now, dom, units, &mut d),
+            Event::Set { params } => self.set(now, params, d),
+            Event::Awaited { dom, class } => self.awaited(now, dom, class, d),
+            Event::DomElsewhere { dom, units } => self.dom_elsewhere(now, dom, units, d),
         };
-        d.refused = result.err();
-        d
+        d.error = result.map_or_else(|refusal| refusal as i16, |()| 0);
+        d.waits = self.waits();
     }
 
     /// The record of unit `i`, if it is part of the pool.
@@ -431,10 +456,14 @@ impl Pool<'_> {
         Ok(())
     }
 
-    fn wake(&mut self, now: Time, unit: u16, d: &mut Decision) -> Result<(), Refusal> {
-        let u = *self.unit(unit).ok_or(Refusal::Unknown)?;
-        match u.place {
-            Place::Asleep => {
+    fn wake(&mut self, now: Time, unit: u16, saved: bool, d: &mut Decision) -> Result<(), Refusal> {
+        let place = self.unit(unit).ok_or(Refusal::Unknown)?.place;
+        match place {
+            Place::Leaving if !saved => {
+                self.edit(unit, |u| u.runnable = true);
+                self.list_preempted(unit);
+            }
+            Place::Asleep | Place::Leaving => {
                 self.edit(unit, |u| {
                     u.runnable = true;
                     u.class = Class::None;
@@ -444,10 +473,6 @@ impl Pool<'_> {
                 self.find_cpu(now, unit, true, d);
             }
             Place::OnCpu => self.edit(unit, |u| u.runnable = true),
-            Place::Leaving => {
-                self.edit(unit, |u| u.runnable = true);
-                self.list_preempted(unit);
-            }
             Place::Queued | Place::Absent => {}
         }
         Ok(())

@@ -36,6 +36,7 @@ pub struct Record {
     /// The [`Class`].
     pub class: u8,
     /// The [`Offer`], and 4 if the unit that was current is runnable. Or of siblings in other pools: 1 for helped, 2 for left.
+    /// Or 1 if who wakes is saved.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
@@ -49,7 +50,7 @@ const _: () = assert!(size_of::<Record>() == 48);
 /// never.
 #[must_use]
 pub const fn digest(d: &Decision) -> u32 {
-    let refused = match d.refused {
+    let refused = match d.refused() {
         None => 0,
         Some(Refusal::Unknown) => 1,
         Some(Refusal::Range) => 2,
@@ -90,7 +91,7 @@ impl Record {
             }
             Event::UnitRemove { unit } => (r.kind, r.id) = (7, unit),
             Event::Affinity { unit, hard, soft } => (r.kind, r.id, r.x, r.y) = (8, unit, hard, soft),
-            Event::Wake { unit } => (r.kind, r.id) = (9, unit),
+            Event::Wake { unit, saved } => (r.kind, r.id, r.flags) = (9, unit, saved as u8),
             Event::Sleep { unit } => (r.kind, r.id) = (10, unit),
             Event::Yield { unit, class, far } => {
                 (r.kind, r.id, r.class, r.flags) = (11, unit, class as u8, far.to_abi() as u8);
@@ -142,7 +143,7 @@ impl Record {
             }
             7 => Event::UnitRemove { unit: id },
             8 => Event::Affinity { unit: id, hard: self.x, soft: self.y },
-            9 => Event::Wake { unit: id },
+            9 => Event::Wake { unit: id, saved: self.flags == 1 },
             10 => Event::Sleep { unit: id },
             11 => Event::Yield { unit: id, class, far: Siblings::from_abi(u32::from(self.flags))? },
             12 => Event::Kick { unit: id },

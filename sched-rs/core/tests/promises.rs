@@ -3,7 +3,7 @@
 mod common;
 
 use common::Machine;
-use microslice_core::pool::{Event, Offer, Pool, Refusal};
+use microslice_core::pool::{Decision, Event, Offer, Pool, Refusal};
 use microslice_core::state::{NIL, Place, Work};
 use microslice_core::{Action, Class, Params, Policy, Record, Siblings, Span, Time};
 use proptest::prelude::*;
@@ -88,7 +88,7 @@ fn hopeless(m: &Machine, n: u8) -> Event {
         Event::UnitAdd { unit, dom: 0, hard: 1, soft: 1, ahead: 0 },
         Event::UnitRemove { unit },
         Event::Affinity { unit, hard: 1, soft: 1 },
-        Event::Wake { unit: NIL },
+        Event::Wake { unit: NIL, saved: true },
         Event::Sleep { unit },
         Event::Yield { unit, class: Class::IpiWait, far: Siblings::NONE },
         Event::Kick { unit },
@@ -167,7 +167,7 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
             let of_it: Vec<u16> =
                 (0..m.units.len() as u16).filter(|u| m.units[usize::from(*u)].dom == d).collect();
             of_it.iter().for_each(|u| m.remove(*u));
-            assert_eq!(m.send(Event::DomRemove { dom: d }).refused, None);
+            assert_eq!(m.send(Event::DomRemove { dom: d }).refused(), None);
             m.dom_ran[usize::from(d)] = 0;
             m.domain(d, 100 + u32::from(d), 0);
             of_it.iter().for_each(|u| m.unit(*u, d, !0));
@@ -175,7 +175,7 @@ fn apply(m: &mut Machine, op: &Op, cpus: u8) {
         Op::Refuse(n) => m.refuse(hopeless(m, n)),
         Op::Saved(u) => {
             let unit = unit(u);
-            if !m.leaving.contains(&unit) {
+            if m.units[usize::from(unit)].place != Place::Leaving {
                 m.spurious_save(unit);
             }
         }
@@ -246,7 +246,7 @@ proptest! {
             m.send(Event::CpuUp { cpu: cpu as u8, number });
         }
         let want = want % cpus as u32;
-        prop_assert_eq!(m.set(|p| p.nr_micro = want).refused, None);
+        prop_assert_eq!(m.set(|p| p.nr_micro = want).refused(), None);
         here.sort_unstable();
         let highest = |here: &[(u16, usize)]| {
             let n = (want as usize).min(here.len() - 1);
@@ -280,7 +280,9 @@ proptest! {
         for r in &m.records {
             prop_assert_eq!(Record::from_bytes(&r.to_bytes()), *r);
             let (now, event) = r.event().expect("a record that was made says what happened");
-            let d = Pool { shared: &mut shared, units: &mut units, doms: &mut doms }.handle(now, event);
+            let mut d = Decision::NOTHING;
+            let mut pool = Pool { shared: &mut shared, units: &mut units, doms: &mut doms };
+            pool.handle(now, event, &mut d);
             prop_assert!(r.agrees(&d), "{:?} gave {:?} the second time", r, d);
         }
         prop_assert_eq!(format!("{units:?}{doms:?}{shared:?}"), format!("{:?}{:?}{:?}", m.units, m.doms, m.shared));
@@ -536,13 +538,13 @@ fn a_unit_pinned_to_a_micro_core_still_runs_and_gives_way() {
 fn settings_out_of_range_or_without_a_normal_core_change_nothing() {
     let mut m = Machine::new(4, 1, 1);
     let before = m.shared.params;
-    assert_eq!(m.set(|p| p.nr_micro = 4).refused, Some(Refusal::Busy));
-    assert_eq!(m.set(|p| p.slice.0 = 999_999).refused, Some(Refusal::Range));
-    assert_eq!(m.set(|p| p.micro_slice.0 = 49_999).refused, Some(Refusal::Range));
-    assert_eq!(m.set(|p| p.micro_slice.0 = p.slice.0 + 1).refused, Some(Refusal::Range));
-    assert_eq!(m.set(|p| p.ratelimit.0 = 500_000_001).refused, Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.nr_micro = 4).refused(), Some(Refusal::Busy));
+    assert_eq!(m.set(|p| p.slice.0 = 999_999).refused(), Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.micro_slice.0 = 49_999).refused(), Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.micro_slice.0 = p.slice.0 + 1).refused(), Some(Refusal::Range));
+    assert_eq!(m.set(|p| p.ratelimit.0 = 500_000_001).refused(), Some(Refusal::Range));
     assert_eq!(m.shared.params, before);
-    assert_eq!(m.set(|p| p.nr_micro = 3).refused, None);
+    assert_eq!(m.set(|p| p.nr_micro = 3).refused(), None);
     assert_eq!(m.shared.micro, 0b1110);
 }
 
@@ -551,9 +553,9 @@ fn micro_cores_do_not_take_the_last_normal_core_of_a_pinned_unit() {
     let mut m = consolidated(0);
     m.send(Event::Affinity { unit: 7, hard: 1 << 2, soft: !0 });
     m.settle();
-    assert_eq!(m.set(|p| p.nr_micro = 2).refused, Some(Refusal::Busy));
+    assert_eq!(m.set(|p| p.nr_micro = 2).refused(), Some(Refusal::Busy));
     assert_eq!((m.shared.micro, m.shared.params.nr_micro), (0, 0), "a refused resize changed something");
-    assert_eq!(m.set(|p| p.nr_micro = 1).refused, None);
+    assert_eq!(m.set(|p| p.nr_micro = 1).refused(), None);
 }
 
 #[test]
@@ -591,7 +593,7 @@ fn a_normal_core_is_left_when_pcpus_leave() {
     let mut m = Machine::new(4, 2, 1);
     m.domain(0, 256, 0);
     hogs(&mut m, 0, 2, 0);
-    assert_eq!(m.set(|p| p.nr_micro = 3).refused, None);
+    assert_eq!(m.set(|p| p.nr_micro = 3).refused(), None);
     for left in [3, 2, 1] {
         m.online &= m.online - 1;
         m.pending |= !m.online & 0b1111;

@@ -3,7 +3,7 @@
 //!
 //! The C side gives one block of memory for each pool ([`ms_rs_size`], [`ms_rs_init`]) and holds the pool's lock around
 //! every call that takes it. Nothing here keeps a pointer after it returns. Structures are `repr(C)` and are declared a
-//! second time in `include/microslice-rs.h`; `ms_rs_abi` lets the C side refuse an object of another layout at start-up.
+//! second time in Xen's `xen/common/sched/microslice-rs.h`; `ms_rs_abi` lets the C side refuse an object of another layout at start-up.
 //!
 //! Everything numeric that C passes is checked here: an event kind, class or pool that does not exist is refused.
 #![cfg_attr(target_os = "none", no_std)]
@@ -20,12 +20,13 @@ use microslice_core::state::{Dom, MAX_DOMS, MAX_UNITS, NIL, Shared, Unit, Work};
 use microslice_core::{Class, Counts, Params, Policy, Range, Record, Siblings, Time};
 
 /// Changes with every change of a structure or of a function's meaning.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
+/// Traces of these versions replay: since 7 a wake-up may say more, and nothing else has changed.
+pub const REPLAYS: core::ops::RangeInclusive<u32> = 7..=ABI;
 
 const MAGIC: u64 = 0x4d49_4352_4f53_4c31;
 
 const EINVAL: i32 = -22;
-const EBUSY: i32 = -16;
 const ENOENT: i32 = -2;
 const E2BIG: i32 = -7;
 
@@ -49,7 +50,7 @@ pub struct MsEvent {
     /// A pCPU, unit or domain.
     pub id: u32,
     /// Number on the host (pCPU up), unit's domain (unit add), weight (domain set), row (domain policy), offer (schedule),
-    /// siblings elsewhere (yield: 1 if one was helped, 2 if one is left; domain elsewhere: how many).
+    /// siblings elsewhere (yield: 1 if one was helped, 2 if one is left; domain elsewhere: how many), saved (wake).
     pub a: u32,
     /// Cap (domain set), runnable (schedule), how far ahead (unit add).
     pub b: u32,
@@ -59,30 +60,6 @@ pub struct MsEvent {
     pub soft: u64,
     /// Settings (set).
     pub params: *const Params,
-}
-
-/// The answer, in C's form. Small, since C copies it about.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct MsDecision {
-    /// pCPUs to poke, one bit each.
-    pub poke: u64,
-    /// Length of the slice in ns; 0: none.
-    pub slice: u64,
-    /// Absolute time of the next timer event in ns; 0: as before.
-    pub timer: u64,
-    /// Unit to run; `MS_NONE`: idle.
-    pub run: u16,
-    /// 0 or a negative errno; the pool is as before.
-    pub error: i16,
-    /// The yielder keeps its pCPU; awaited: a sibling is being helped.
-    pub kept: bool,
-    /// Awaited: a sibling waits and is not.
-    pub left: bool,
-    /// Units wait in the queue.
-    pub waits: bool,
-    /// Zero.
-    pub pad: u8,
 }
 
 /// State of a pool, for the toolstack.
@@ -221,95 +198,93 @@ fn id16(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(NIL)
 }
 
-/// Hands an event to the pool, and what came of it to C and to the record, if there is one.
-macro_rules! hand_over {
-    ($event:expr => $pool:ident, $now:ident, $out:ident, $record:ident) => {{
-        let d = $pool.handle($now, $event);
-        if let Some(record) = $record {
-            *record = Record::of($now, &$event, &d);
-        }
-        *$out = answer(&d, $pool.waits());
-        Some(())
-    }};
-}
-
-/// What happens all the time. Each arm hands over an event that the compiler knows, so that nothing is looked at twice. `None`: C cannot
-/// have meant it.
-///
-/// # Safety
-/// `e.params` is null or readable.
-unsafe fn often(
-    pool: &mut Pool<'_>,
-    now: Time,
-    e: &MsEvent,
-    out: &mut MsDecision,
-    record: Option<&mut Record>,
-) -> Option<()> {
-    let id = id16(e.id);
+/// The event that `e`, of this kind, says; `params` is what it points to. `None`: C cannot have meant it.
+// Whoever knows the kind pays for that one only.
+#[inline(always)]
+fn event(kind: u16, e: &MsEvent, params: Option<&Params>) -> Option<Event> {
     // Not a jump table: the hypervisor has no indirect jumps.
-    match e.kind {
-        13 => {
-            let offer = match e.a {
-                0 => Offer::Run,
-                1 => Offer::IdleOnce,
-                _ => Offer::Offline,
-            };
-            let (cpu, class) = (id8(e.id), Class::from_abi(u32::from(e.class))?);
-            hand_over!(Event::Schedule { cpu, offer, runnable: e.b != 0, class } => pool, now, out, record)
-        }
-        14 => hand_over!(Event::Saved { unit: id } => pool, now, out, record),
-        9 => hand_over!(Event::Wake { unit: id } => pool, now, out, record),
-        10 => hand_over!(Event::Sleep { unit: id } => pool, now, out, record),
-        11 => {
-            let (class, far) = (Class::from_abi(u32::from(e.class))?, Siblings::from_abi(e.a)?);
-            hand_over!(Event::Yield { unit: id, class, far } => pool, now, out, record)
-        }
-        12 => hand_over!(Event::Kick { unit: id } => pool, now, out, record),
-        // SAFETY: the caller's promise.
-        _ => unsafe { seldom(pool, now, e, out, record) },
-    }
-}
-
-/// Everything else.
-///
-/// # Safety
-/// As [`often`].
-#[inline(never)]
-unsafe fn seldom(
-    pool: &mut Pool<'_>,
-    now: Time,
-    e: &MsEvent,
-    out: &mut MsDecision,
-    record: Option<&mut Record>,
-) -> Option<()> {
-    let (cpu, id) = (id8(e.id), id16(e.id));
-    let event = match e.kind {
-        1 => Event::CpuUp { cpu, number: u16::try_from(e.a).ok()? },
-        2 => Event::CpuDown { cpu },
-        3 => Event::DomAdd { dom: id },
-        4 => Event::DomRemove { dom: id },
-        5 => Event::DomSet { dom: id, weight: e.a, cap: e.b },
+    Some(match kind {
+        1 => Event::CpuUp { cpu: id8(e.id), number: u16::try_from(e.a).ok()? },
+        2 => Event::CpuDown { cpu: id8(e.id) },
+        3 => Event::DomAdd { dom: id16(e.id) },
+        4 => Event::DomRemove { dom: id16(e.id) },
+        5 => Event::DomSet { dom: id16(e.id), weight: e.a, cap: e.b },
         6 => Event::UnitAdd {
-            unit: id,
+            unit: id16(e.id),
             dom: id16(e.a),
             hard: e.hard,
             soft: e.soft,
             ahead: i16::try_from(e.b.cast_signed()).ok()?,
         },
-        7 => Event::UnitRemove { unit: id },
-        8 => Event::Affinity { unit: id, hard: e.hard, soft: e.soft },
-        15 => Event::Timer,
-        16 => {
-            // SAFETY: the caller's promise.
-            let params = unsafe { e.params.as_ref() };
-            Event::Set { params: *params? }
+        7 => Event::UnitRemove { unit: id16(e.id) },
+        8 => Event::Affinity { unit: id16(e.id), hard: e.hard, soft: e.soft },
+        9 => Event::Wake { unit: id16(e.id), saved: e.a != 0 },
+        10 => Event::Sleep { unit: id16(e.id) },
+        11 => {
+            let class = Class::from_abi(u32::from(e.class))?;
+            Event::Yield { unit: id16(e.id), class, far: Siblings::from_abi(e.a)? }
         }
-        17 => Event::DomPolicy { dom: id, policy: Policy::from_abi(e.a)? },
-        18 => Event::Awaited { dom: id, class: Class::from_abi(u32::from(e.class))? },
-        19 => Event::DomElsewhere { dom: id, units: u16::try_from(e.a).ok()? },
+        12 => Event::Kick { unit: id16(e.id) },
+        13 => {
+            let offer = match e.a {
+                0 => Offer::Run,
+                1 => Offer::IdleOnce,
+                2 => Offer::Offline,
+                _ => return None,
+            };
+            let class = Class::from_abi(u32::from(e.class))?;
+            Event::Schedule { cpu: id8(e.id), offer, runnable: e.b != 0, class }
+        }
+        14 => Event::Saved { unit: id16(e.id) },
+        15 => Event::Timer,
+        16 => Event::Set { params: *params? },
+        17 => Event::DomPolicy { dom: id16(e.id), policy: Policy::from_abi(e.a)? },
+        18 => Event::Awaited { dom: id16(e.id), class: Class::from_abi(u32::from(e.class))? },
+        19 => Event::DomElsewhere { dom: id16(e.id), units: u16::try_from(e.a).ok()? },
         _ => return None,
-    };
-    hand_over!(event => pool, now, out, record)
+    })
+}
+
+/// What happens all the time, told apart once; else [`seldom`]. `None`: C cannot have meant it.
+#[inline(always)]
+fn often(
+    pool: &mut Pool<'_>,
+    now: Time,
+    e: &MsEvent,
+    params: Option<&Params>,
+    d: &mut Decision,
+) -> Option<()> {
+    match e.kind {
+        13 => pool.handle(now, event(13, e, None)?, d),
+        14 => pool.handle(now, event(14, e, None)?, d),
+        9 => pool.handle(now, event(9, e, None)?, d),
+        10 => pool.handle(now, event(10, e, None)?, d),
+        11 => pool.handle(now, event(11, e, None)?, d),
+        12 => pool.handle(now, event(12, e, None)?, d),
+        _ => seldom(pool, now, e, params, d)?,
+    }
+    Some(())
+}
+
+/// Everything else.
+#[inline(never)]
+fn seldom(
+    pool: &mut Pool<'_>,
+    now: Time,
+    e: &MsEvent,
+    params: Option<&Params>,
+    d: &mut Decision,
+) -> Option<()> {
+    // Those that happen often are not compiled a second time.
+    let kind = Some(e.kind).filter(|kind| !(9..=14).contains(kind))?;
+    pool.handle(now, event(kind, e, params)?, d);
+    Some(())
+}
+
+/// What is needed to do an event again; nothing, if C cannot have meant it.
+#[inline(never)]
+fn note(now: Time, e: &MsEvent, params: Option<&Params>, d: &Decision) -> Record {
+    event(e.kind, e, params).map_or_else(Record::default, |event| Record::of(now, &event, d))
 }
 
 /// Gives event `e` at time `now` (ns) to the pool in `mem`; the answer is written to `out`, and what is needed to do it
@@ -324,45 +299,22 @@ pub unsafe extern "C" fn ms_rs_handle(
     mem: *mut u8,
     now: u64,
     e: *const MsEvent,
-    out: *mut MsDecision,
+    out: *mut Decision,
     record: *mut Record,
 ) {
-    // SAFETY: the caller promises a pool under its lock, a readable event, a writable answer and perhaps a record.
-    let (mut pool, e, out, mut record) = unsafe { (pool(mem), e.as_ref(), out.as_mut(), record.as_mut()) };
-    let Some(out) = out else { return };
-    let done = match (&mut pool, e) {
-        // SAFETY: the caller promises that what an event points to is readable, or null.
-        (Some(pool), Some(e)) => unsafe { often(pool, Time(now), e, out, record.as_deref_mut()) },
-        _ => None,
-    };
+    // SAFETY: the caller promises a writable answer, which may never have been written before.
+    unsafe { out.write(Decision::NOTHING) };
+    // SAFETY: the caller promises a pool under its lock, a readable event, that what it points to is readable or null, an answer
+    // and perhaps a record.
+    let (mut pool, e, params, d, record) =
+        unsafe { (pool(mem), &*e, (*e).params.as_ref(), &mut *out, record.as_mut()) };
+    let done = pool.as_mut().and_then(|pool| often(pool, Time(now), e, params, d));
     if done.is_none() {
-        let d = Decision { refused: Some(Refusal::Range), ..Decision::NOTHING };
-        *out = answer(&d, pool.is_some_and(|p| p.waits()));
-        if let Some(record) = record {
-            *record = Record::default();
-        }
+        d.error = Refusal::Range as i16;
+        d.waits = pool.is_some_and(|p| p.waits());
     }
-}
-
-fn answer(d: &Decision, waits: bool) -> MsDecision {
-    MsDecision {
-        poke: d.poke,
-        slice: d.slice.0,
-        timer: d.timer.0,
-        run: d.run,
-        error: d.refused.map_or(0, errno) as i16,
-        kept: d.kept,
-        left: d.left,
-        waits,
-        pad: 0,
-    }
-}
-
-fn errno(refusal: Refusal) -> i32 {
-    match refusal {
-        Refusal::Unknown => ENOENT,
-        Refusal::Range => EINVAL,
-        Refusal::Busy => EBUSY,
+    if let Some(record) = record {
+        *record = note(Time(now), e, params, d);
     }
 }
 
@@ -375,7 +327,7 @@ pub unsafe extern "C" fn ms_rs_check_params(mem: *mut u8, params: *const Params)
     // SAFETY: the caller promises a pool under its lock and readable settings.
     let (pool, params) = unsafe { (pool(mem), params.as_ref()) };
     let (Some(pool), Some(params)) = (pool, params) else { return EINVAL };
-    pool.check(params).map_or_else(errno, |()| 0)
+    pool.check(params).map_or_else(|refusal| i32::from(refusal as i16), |()| 0)
 }
 
 /// The weights of the units that run or wait, added up.
@@ -566,20 +518,10 @@ mod tests {
         mem
     }
 
-    fn send(mem: &mut [u64], kind: u32, id: u32, a: u32, b: u32) -> MsDecision {
+    fn send(mem: &mut [u64], kind: u32, id: u32, a: u32, b: u32) -> Decision {
         let params = std::ptr::null();
         let e = MsEvent { kind: kind as u16, class: b as u16, id, a, b, hard: !0, soft: !0, params };
-        let mut d = MsDecision {
-            poke: 0,
-            slice: 0,
-            timer: 0,
-            run: 0,
-            error: 1,
-            kept: false,
-            left: false,
-            waits: false,
-            pad: 0,
-        };
+        let mut d = Decision { error: 1, ..Decision::NOTHING };
         // SAFETY: `mem` holds a pool; the test is its only user.
         unsafe { ms_rs_handle(mem.as_mut_ptr().cast(), 1000, &e, &mut d, std::ptr::null_mut()) };
         d
@@ -593,7 +535,7 @@ mod tests {
         assert_eq!(send(&mut mem, 6, 5, 1, 0).error, 0);
         assert_eq!(send(&mut mem, 9, 5, 0, 0).poke, 1, "nobody is asked to run the waking unit");
         let d = send(&mut mem, 13, 0, 0, 0);
-        assert_eq!((d.run, d.slice), (5, 30_000_000));
+        assert_eq!((d.run, d.slice.0), (5, 30_000_000));
     }
 
     #[test]

@@ -83,7 +83,8 @@ impl Replay {
     /// Does what a record says; the event and today's decision. `None` if it says nothing that makes sense.
     pub fn step(&mut self, record: &Record) -> Option<(Time, Event, Decision)> {
         let (now, event) = record.event()?;
-        let d = self.pool()?.handle(now, event);
+        let mut d = Decision::NOTHING;
+        self.pool()?.handle(now, event, &mut d);
         Some((now, event, d))
     }
 }
@@ -144,8 +145,8 @@ mod tests {
             Event::CpuUp { cpu: 0, number: 70 },
             Event::DomAdd { dom: 1 },
             Event::UnitAdd { unit: 5, dom: 1, hard: !0, soft: !0, ahead: 0 },
-            Event::Wake { unit: 5 },
-            Event::Wake { unit: 99 },
+            Event::Wake { unit: 5, saved: true },
+            Event::Wake { unit: 99, saved: false },
         ];
         let (mut first, mut again) = (Replay::new(&state()).unwrap(), Replay::new(&state()).unwrap());
         for event in &events {

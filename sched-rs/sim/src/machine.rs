@@ -55,13 +55,18 @@ impl Machine {
         if d.timer != Time(0) {
             self.first_timer = d.timer.0;
         }
-        d.refused.map_or(Ok(()), Err)
+        d.refused().map_or(Ok(()), Err)
     }
 
     fn handle(&mut self, now: Ns, event: Event) -> Decision {
         self.events += 1;
-        Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }
-            .handle(Time(now), event)
+        let mut d = Decision::NOTHING;
+        Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }.handle(
+            Time(now),
+            event,
+            &mut d,
+        );
+        d
     }
 
     fn send(&mut self, now: Ns, event: Event, out: &mut Out<'_>) -> Decision {
@@ -84,7 +89,7 @@ impl Sched for Machine {
     }
 
     fn wake(&mut self, now: Ns, v: u16, out: &mut Out<'_>) {
-        self.send(now, Event::Wake { unit: v }, out);
+        self.send(now, Event::Wake { unit: v, saved: false }, out);
     }
 
     fn offer(&mut self, now: Ns, v: u16, class: Class, out: &mut Out<'_>) {

@@ -206,9 +206,9 @@ fn begin(path: &Path) -> Result<(Records, Vec<u8>, Names)> {
     let (version, abi) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
     ensure!(version == VERSION, "read {name}: its format is version {version}, not {VERSION}");
     ensure!(
-        abi == microslice_ffi::ABI,
-        "read {name}: recorded under version {abi} of the scheduler's state; this command replays version {}",
-        microslice_ffi::ABI
+        microslice_ffi::REPLAYS.contains(&abi),
+        "read {name}: recorded under version {abi} of the scheduler's state; this command replays versions {:?}",
+        microslice_ffi::REPLAYS
     );
     let mut part = |what: &str, most: u64| {
         let (mut size, mut bytes) = ([0; 8], Vec::new());
@@ -324,7 +324,7 @@ impl Reader {
             Event::UnitAdd { unit, dom, .. } => format!("{} of domain slot {dom} joins", who(unit)),
             Event::UnitRemove { unit } => format!("{} leaves", who(unit)),
             Event::Affinity { unit, .. } => format!("{} gets an affinity", who(unit)),
-            Event::Wake { unit } => format!("{} wakes", who(unit)),
+            Event::Wake { unit, .. } => format!("{} wakes", who(unit)),
             Event::Sleep { unit } => format!("{} sleeps", who(unit)),
             Event::Yield { unit, class, .. } => {
                 format!("{} yields{}", who(unit), self.names.place(unit, step.record.rip(), class))
@@ -353,7 +353,7 @@ impl Reader {
     fn decided(&self, step: &Step) -> String {
         let d = &step.now;
         let mut words = Vec::new();
-        if let Some(refused) = d.refused {
+        if let Some(refused) = d.refused() {
             words.push(format!("refused: {refused:?}"));
         }
         if let Event::Schedule { cpu, .. } = step.event {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A small machine that obeys the caller's side of the protocol: pokes lead to `Schedule`, leaving units are `Saved`
-//! before anybody may run them, slices end by timer. It checks the pool's promises after every event.
+//! before anybody may run them, or their wake-up says that they are, slices end by timer. It checks the pool's promises after every event.
 #![allow(dead_code)]
 
 use microslice_core::pool::{Decision, Event, Offer, Pool};
@@ -79,8 +79,12 @@ impl Machine {
     }
 
     pub fn send(&mut self, event: Event) -> Decision {
-        let d = Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }
-            .handle(Time(self.now), event);
+        let mut d = Decision::NOTHING;
+        Pool { shared: &mut self.shared, units: &mut self.units, doms: &mut self.doms }.handle(
+            Time(self.now),
+            event,
+            &mut d,
+        );
         self.pending |= d.poke;
         if d.timer != Time(0) {
             self.timer = d.timer.0;
@@ -104,7 +108,8 @@ impl Machine {
     /// Says that the context of a unit was saved which leaves no pCPU: nothing may come of it.
     pub fn spurious_save(&mut self, unit: u16) {
         let before = self.state();
-        assert_eq!(self.send(Event::Saved { unit }), Decision::NOTHING);
+        let d = self.send(Event::Saved { unit });
+        assert_eq!(d, Decision { waits: d.waits, ..Decision::NOTHING });
         assert_eq!(self.state(), before, "unit {unit} did not leave, and something changed");
     }
 
@@ -112,10 +117,10 @@ impl Machine {
     pub fn refuse(&mut self, event: Event) {
         let before = self.state();
         let d = self.send(event);
-        assert!(d.refused.is_some(), "{event:?} was not refused");
+        assert!(d.refused().is_some(), "{event:?} was not refused");
         assert_eq!(
             d,
-            Decision { refused: d.refused, ..Decision::NOTHING },
+            Decision { error: d.error, waits: d.waits, ..Decision::NOTHING },
             "{event:?} was refused and acted upon"
         );
         assert_eq!(self.state(), before, "{event:?} was refused and changed something");
@@ -123,21 +128,22 @@ impl Machine {
 
     pub fn domain(&mut self, dom: u16, weight: u32, cap: u32) {
         self.send(Event::DomAdd { dom });
-        assert_eq!(self.send(Event::DomSet { dom, weight, cap }).refused, None);
+        assert_eq!(self.send(Event::DomSet { dom, weight, cap }).refused(), None);
         self.policy(dom, Policy::PAPER);
     }
 
     pub fn policy(&mut self, dom: u16, policy: Policy) {
-        assert_eq!(self.send(Event::DomPolicy { dom, policy }).refused, None);
+        assert_eq!(self.send(Event::DomPolicy { dom, policy }).refused(), None);
     }
 
     pub fn unit(&mut self, unit: u16, dom: u16, hard: u64) {
-        assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0, ahead: 0 }).refused, None);
+        assert_eq!(self.send(Event::UnitAdd { unit, dom, hard, soft: !0, ahead: 0 }).refused(), None);
     }
 
     pub fn wake(&mut self, unit: u16) {
         self.runnable[usize::from(unit)] = true;
-        self.send(Event::Wake { unit });
+        let saved = !self.leaving.contains(&unit);
+        self.send(Event::Wake { unit, saved });
     }
 
     pub fn kick(&mut self, unit: u16) {
@@ -153,7 +159,7 @@ impl Machine {
     pub fn remove(&mut self, unit: u16) {
         self.sleep(unit);
         self.settle();
-        assert_eq!(self.send(Event::UnitRemove { unit }).refused, None);
+        assert_eq!(self.send(Event::UnitRemove { unit }).refused(), None);
     }
 
     /// A pCPU leaves the pool, and comes back at once or, if it was out, comes back.
@@ -245,7 +251,10 @@ impl Machine {
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             if let Some(unit) = self.leaving.pop() {
-                self.send(Event::Saved { unit });
+                // Of those that sleep, every other one is told of when it wakes.
+                if self.runnable[usize::from(unit)] || unit % 2 == 0 {
+                    self.send(Event::Saved { unit });
+                }
             } else if self.pending != 0 {
                 self.schedule(self.pending.trailing_zeros() as u8);
             } else {

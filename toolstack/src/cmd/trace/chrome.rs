@@ -216,7 +216,7 @@ impl<'a, W: Write> Export<'a, W> {
         if let Event::CpuUp { cpu, .. } = step.event {
             self.track(reader, cpu)?;
         }
-        let refused = step.now.refused.map(|refused| format!("{refused:?}"));
+        let refused = step.now.refused().map(|refused| format!("{refused:?}"));
         let args = refused.map_or(Value::Null, |refused| json!({"refused": refused}));
         self.instant(&reader.said(step), "control", SCHEDULER, CONTROL, args)?;
         self.resized(reader)
