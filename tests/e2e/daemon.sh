@@ -70,7 +70,20 @@ phase boot-target
 boot target
 ranges target-has-ranges target 1
 is target-row micro "$(value target event)"
+# That what a vCPU waits for is seen, later, is because of them.
+phase no-ranges
+must drop microslice symbols drop target
+waits="$(value target accel_ipi) $(value target accel_lock)"
+others=$(value target yields_other)
+xl unpause corunner
+soon yields-without-ranges 60 above target yields_other $((others + 20))
+is not-accelerated-without-ranges "$waits" "$(value target accel_ipi) $(value target accel_lock)"
+xl pause corunner
+xl pause target
+kill -HUP $daemon
+soon has-ranges-again 5 above target ranges 0
 phase accelerate
+xl unpause target
 xl unpause corunner
 soon target-accelerated 60 above target accel_ipi 0
 must metrics-ranges metric 'microslice_domain_ranges{domain="target"'

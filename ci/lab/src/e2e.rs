@@ -59,12 +59,25 @@ enum Case {
     Kaslr,
     Accelerated,
     Again,
-    NoRanges,
 }
 
 impl Case {
     fn name(self) -> String {
         format!("{self:?}").to_lowercase()
+    }
+
+    /// What it runs in dom0.
+    fn script(self) -> &'static str {
+        match self {
+            Case::Accelerated | Case::Again => include_str!("../agent/measure.sh"),
+            Case::Control => include_str!("../../../tests/e2e/control.sh"),
+            Case::Cycles => include_str!("../../../tests/e2e/cycles.sh"),
+            Case::Daemon => include_str!("../../../tests/e2e/daemon.sh"),
+            Case::Groups => include_str!("../../../tests/e2e/groups.sh"),
+            Case::Kaslr => include_str!("../../../tests/e2e/kaslr.sh"),
+            Case::Systemd => include_str!("../../../tests/e2e/systemd.sh"),
+            Case::Wide => include_str!("../../../tests/e2e/wide.sh"),
+        }
     }
 }
 
@@ -74,7 +87,7 @@ pub fn e2e(args: &E2eArgs) -> Result<()> {
     eprintln!("e2e: images");
     let images = images::prepare(&args.inputs, false)?;
     // From the shortest to the longest: the last one is begun first. The others take more time, and are run when asked for by name.
-    let mut cases = vec![Case::NoRanges, Case::Again, Case::Accelerated, Case::Control, Case::Daemon];
+    let mut cases = vec![Case::Again, Case::Accelerated, Case::Control, Case::Daemon];
     if let Some(only) = &args.only {
         cases.extend([Case::Groups, Case::Systemd, Case::Cycles, Case::Wide, Case::Kaslr]);
         cases.retain(|case| case.name() == *only);
@@ -132,83 +145,54 @@ fn folder(args: &E2eArgs, case: Case) -> PathBuf {
 }
 
 fn one(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
-    let mut run = short_run(args.seed);
+    let mut extra = Archive::default();
     match case {
-        Case::Control => {
-            let script = include_str!("../../../tests/e2e/control.sh");
-            return scripted(args, images, case, script, Archive::default()).map(drop);
-        }
-        Case::Groups => {
-            let script = include_str!("../../../tests/e2e/groups.sh");
-            return scripted(args, images, case, script, Archive::default()).map(drop);
-        }
-        Case::Wide => {
-            let script = include_str!("../../../tests/e2e/wide.sh");
-            return scripted(args, images, case, script, Archive::default()).map(drop);
-        }
-        Case::Cycles => {
-            let mut extra = Archive::default();
-            extra.file("job/tiny", tiny::kernel(), 0o755);
-            extra.file("job/cycles", format!("SEED={} CYCLES={CYCLES}\n", args.seed), 0o644);
-            return scripted(args, images, case, include_str!("../../../tests/e2e/cycles.sh"), extra)
-                .map(drop);
-        }
-        Case::Daemon => {
-            let mut extra = packaged(args)?;
-            let newer = args.inputs.newer_kernel.as_ref().context("e2e: a newer kernel is needed")?;
-            let newer = images::vmlinux(&args.inputs.cache, newer)?;
-            extra.file("boot/vmlinux-newer", images::read(&newer)?, 0o644);
-            return scripted(args, images, case, include_str!("../../../tests/e2e/daemon.sh"), extra)
-                .map(drop);
-        }
-        Case::Systemd => {
-            let mut extra = packaged(args)?;
-            debian::files(&mut extra)?;
-            let script = include_str!("../../../tests/e2e/systemd.sh");
-            return scripted(args, images, case, script, extra).map(drop);
-        }
+        Case::Accelerated | Case::Again => return measured(args, images, case),
         Case::Kaslr => {
             let kernel = kaslr::Kernel::open(&args.inputs, images, args.kernel.as_deref())?;
-            let script = include_str!("../../../tests/e2e/kaslr.sh");
-            let transcript = scripted(args, images, case, script, kernel.files(&args.inputs)?)?;
+            let transcript = scripted(args, images, case, kernel.files(&args.inputs)?)?;
             let slides = kernel.judge(&transcript, KASLR_BOOTS)?;
             eprintln!("e2e: {case:?}: slides {slides:#x?}");
             return Ok(());
         }
-        Case::NoRanges => {
-            run.config.name = "no-ranges".to_owned();
-            run.config.push = false;
+        Case::Control | Case::Groups | Case::Wide => {}
+        Case::Cycles => {
+            extra.file("job/tiny", tiny::kernel(), 0o755);
+            extra.file("job/cycles", format!("SEED={} CYCLES={CYCLES}\n", args.seed), 0o644);
         }
-        Case::Accelerated | Case::Again => run.config.trace = true,
-    }
-    let finished = run::execute(&args.inputs, images, &run, &folder(args, case), args.limit)?;
-    let record = Record::of(&run, &finished.transcript, finished.wall.as_secs_f64())?;
-    match case {
-        Case::NoRanges => {
-            let granted = counter(&record, "accel_ipi")? + counter(&record, "accel_lock")?;
-            ensure!(
-                granted == 0.0,
-                "{granted} vCPUs were accelerated by their RIP although no range was pushed"
-            );
-            Ok(())
+        Case::Daemon => {
+            add_package(args, &mut extra)?;
+            let newer = args.inputs.newer_kernel.as_ref().context("e2e: a newer kernel is needed")?;
+            let newer = images::vmlinux(&args.inputs.cache, newer)?;
+            extra.file("boot/vmlinux-newer", images::read(&newer)?, 0o644);
         }
-        _ => {
-            // All that is broken, not only the first.
-            let found = [accelerated(&record), replayed(args, &finished.transcript)];
-            let broken: Vec<String> =
-                found.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
-            ensure!(broken.is_empty(), "{}", broken.join("; "));
-            Ok(())
+        Case::Systemd => {
+            add_package(args, &mut extra)?;
+            debian::files(&mut extra)?;
         }
     }
+    scripted(args, images, case, extra).map(drop)
 }
 
-/// The toolstack's Debian package, for a job.
-fn packaged(args: &E2eArgs) -> Result<Archive> {
+/// Adds the toolstack's Debian package to a job.
+fn add_package(args: &E2eArgs, extra: &mut Archive) -> Result<()> {
     let package = args.inputs.package.as_ref().context("e2e: the toolstack's package is needed")?;
-    let mut extra = Archive::default();
     extra.file("job/microslice.deb", images::read(package)?, 0o644);
-    Ok(extra)
+    Ok(())
+}
+
+/// The acceleration run, and what it promises.
+fn measured(args: &E2eArgs, images: &Images, case: Case) -> Result<()> {
+    let mut run = short_run(args.seed);
+    run.config.trace = true;
+    let finished = run::execute(&args.inputs, images, &run, &folder(args, case), args.limit)?;
+    let record = Record::of(&run, &finished.transcript, finished.wall.as_secs_f64())?;
+    // All that is broken, not only the first.
+    let found = [accelerated(&record), replayed(args, &finished.transcript)];
+    let broken: Vec<String> =
+        found.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    Ok(())
 }
 
 fn counter(record: &Record, name: &str) -> Result<f64> {
@@ -312,37 +296,29 @@ fn same_bytes(args: &E2eArgs) -> Result<()> {
     )
 }
 
-/// Runs a shell script in dom0, with the files of `extra` beside its job, and judges its checks.
-fn scripted(
-    args: &E2eArgs,
-    images: &Images,
-    case: Case,
-    text: &str,
-    mut extra: Archive,
-) -> Result<Transcript> {
+/// Runs the case's shell script in dom0, with the files of `extra` beside its job, and judges its checks.
+fn scripted(args: &E2eArgs, images: &Images, case: Case, mut extra: Archive) -> Result<Transcript> {
     let mut run = short_run(args.seed);
     let mut xen_options = "sched=microslice".to_owned();
-    if case == Case::Groups {
-        // Two busy guests, and slices as in the measured runs.
-        xen_options = run.xen_options();
-    } else {
+    let (mut pcpus, mut socket, mut clock) = (run.guest_pcpus + 1, None, Clock::Counted);
+    match case {
+        // Two busy guests, and slices as in the measured runs. Each socket is a group.
+        Case::Groups => (xen_options, socket) = (run.xen_options(), Some(2)),
+        Case::Wide => {
+            xen_options += " microslice_group_cpus=4";
+            (pcpus, clock) = (WIDE, Clock::Wall);
+        }
+        _ => {}
+    }
+    if case != Case::Groups {
         // Its guest works a third of the time: dom0 gets the more of the machine's one instruction a nanosecond, and wakes are many.
         (run.timing.burst_ms, run.timing.sleep_us) = ((5, 15), (5_000, 35_000));
     }
-    if case == Case::Wide {
-        xen_options += " microslice_group_cpus=4";
-    }
     let folder = folder(args, case);
     let script = case.name();
-    let (pcpus, clock) = match case {
-        Case::Wide => (WIDE, Clock::Wall),
-        _ => (run.guest_pcpus + 1, Clock::Counted),
-    };
-    // Each a group of its own.
-    let socket = (case == Case::Groups).then_some(2);
     let host = Host { name: &script, xen_options: &xen_options, pcpus, socket, clock, seed: run.seed };
     let mut job = run.job_for(&script, "poweroff");
-    job.extend(extra.file(&format!("agent/{script}.sh"), text, 0o755).bytes());
+    job.extend(extra.file(&format!("agent/{script}.sh"), case.script(), 0o755).bytes());
     let finished = run::machine(&args.inputs, images, &host, &job, &folder, args.limit)?;
     let checks = &finished.transcript.checks;
     let wrong: Vec<String> = checks

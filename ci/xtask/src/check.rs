@@ -27,14 +27,15 @@ pub fn run(root: &Path, tools: Option<&Path>) -> Result<()> {
     cmd!(sh, "cargo fmt --all --check").quiet().run()?;
     let nextest = cmd!(sh, "cargo nextest --version").quiet().ignore_stdout().ignore_stderr().run().is_ok();
     let rest = ["--workspace", "--exclude", "microslice"];
-    checks(&sh, &rest, nextest, "workspace")?;
+    checks(&sh, &rest, &[], nextest, "workspace")?;
     match tools {
         Some(tree) => {
             let _env: Vec<_> = toolstack::environment(tree)?
                 .into_iter()
                 .map(|(name, value)| sh.push_env(name, value))
                 .collect();
-            checks(&sh, &["--package", "microslice"], nextest, "toolstack")
+            // In the profile of the package, for which nothing is left to compile then.
+            checks(&sh, &["--package", "microslice"], &["--release"], nextest, "toolstack")
         }
         None => {
             ui::warn(
@@ -45,15 +46,15 @@ pub fn run(root: &Path, tools: Option<&Path>) -> Result<()> {
     }
 }
 
-fn checks(sh: &Shell, which: &[&str], nextest: bool, name: &str) -> Result<()> {
+fn checks(sh: &Shell, which: &[&str], profile: &[&str], nextest: bool, name: &str) -> Result<()> {
     ui::say(&format!("check: lints of the {name}"));
     cmd!(sh, "cargo clippy --quiet {which...} --all-targets -- -D warnings").quiet().run()?;
     ui::say(&format!("check: unit tests of the {name}"));
     if nextest {
         let quiet = ["--status-level=fail", "--final-status-level=fail", "--no-tests=pass", "--cargo-quiet"];
-        cmd!(sh, "cargo nextest run {which...} {quiet...}").quiet().run()?;
+        cmd!(sh, "cargo nextest run {which...} {profile...} {quiet...}").quiet().run()?;
     } else {
-        cmd!(sh, "cargo test --quiet {which...} --all-targets").quiet().run()?;
+        cmd!(sh, "cargo test --quiet {which...} {profile...} --all-targets").quiet().run()?;
     }
     Ok(())
 }

@@ -127,12 +127,12 @@ pub struct E2e {
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Wall time that one run may take, in minutes
-    #[arg(long, value_name = "MINUTES", default_value_t = 10)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 15)]
     limit: u64,
     /// Seed of the machines, and of what chance picks
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Only this one: accelerated, again, noranges, control, groups, daemon, systemd, cycles, wide, kaslr
+    /// Only this one: accelerated, again, control, groups, daemon, systemd, cycles, wide, kaslr
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
     /// The bzImage that the guests of kaslr boot, in the place of the lab's own
