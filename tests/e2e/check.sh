@@ -50,3 +50,14 @@ refused() {
         ok "$name"
     fi
 }
+
+# boot_guests: the co-runner and the target, with the ranges of their kernel; left paused.
+boot_guests() {
+    must import microslice symbols import /boot/vmlinux -o /tmp/ranges.json
+    for guest in corunner target; do
+        xl create -q -e /job/$guest.cfg || fail "create $guest"
+        await $guest booted 120 || { dump_guest $guest; fail "$guest not booted"; }
+        must pause-$guest xl pause $guest
+        must push-$guest microslice symbols push $guest /tmp/ranges.json
+    done
+}

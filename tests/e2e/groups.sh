@@ -16,13 +16,7 @@ cpus_of() { xl vcpu-list "$1" | awk 'NR > 1 && $4 != "-" { print $4 }' | sort -u
 run_ms() { microslice domain show "$1" --json | sed -n 's/.*"run_ns": \([0-9]*\).*/\1/p' | head -1 | awk '{ printf "%d", $1 / 1e6 }'; }
 
 phase boot-guests
-must import microslice symbols import /boot/vmlinux -o /tmp/ranges.json
-for guest in corunner target; do
-    xl create -q -e /job/$guest.cfg || fail "create $guest"
-    await $guest booted 120 || { dump_guest $guest; fail "$guest not booted"; }
-    must pause-$guest xl pause $guest
-    must push-$guest microslice symbols push $guest /tmp/ranges.json
-done
+boot_guests
 is three-groups 3 "$(value groups)"
 is all-pcpus 0-4 "$(value cpus)"
 refused which-group "choose one with --group" microslice trace record --pool Pool-0 /tmp/none.trace

@@ -102,14 +102,7 @@ fn script(inputs: &LabInputs, path: &str, others: impl Iterator<Item = String>) 
     let folder = inputs.cache.join("hand");
     let limit = Duration::from_secs(900);
     let options = std::env::var("LAB_XEN_OPTIONS").unwrap_or_else(|_| "sched=microslice".to_owned());
-    let host = run::Host {
-        name: "script",
-        xen_options: &options,
-        pcpus: 5,
-        socket: None,
-        clock: Clock::Counted,
-        seed: 1,
-    };
+    let host = run::Host { name: "script", xen_options: &options, smp: "5", clock: Clock::Counted, seed: 1 };
     let finished = run::machine(inputs, &images, &host, &job, &folder, limit)?;
     println!("{:#?}\n{:#?}", finished.transcript.checks, finished.transcript.captured);
     Ok(())

@@ -38,10 +38,8 @@ pub struct Machine<'a> {
     pub vmlinux: &'a Path,
     /// dom0's initramfs, the job appended.
     pub initramfs: &'a Path,
-    /// pCPUs, dom0's one included.
-    pub pcpus: u32,
-    /// pCPUs of a socket; without it all are of one.
-    pub socket: Option<u32>,
+    /// pCPUs, dom0's included, with their sockets and cores: what `-smp` takes.
+    pub smp: &'a str,
     /// What its time is.
     pub clock: Clock,
     /// Seed of QEMU's own randomness.
@@ -61,17 +59,6 @@ impl Machine<'_> {
     /// QEMU's arguments; the recipe's, one by one.
     pub fn arguments(&self) -> Vec<String> {
         let initrd = format!("vmlinux {DOM0},dom0.cpio");
-        let pcpus = self.socket.map_or_else(
-            || self.pcpus.to_string(),
-            |cores| {
-                let sockets = self.pcpus.div_ceil(cores);
-                format!(
-                    "{},sockets={sockets},cores={cores},threads=1,maxcpus={}",
-                    self.pcpus,
-                    sockets * cores
-                )
-            },
-        );
         let seed = (self.seed & 0x7fff_ffff).to_string();
         let serial =
             format!("file:{}", std::path::absolute(&self.log).unwrap_or_else(|_| self.log.clone()).display());
@@ -95,7 +82,7 @@ impl Machine<'_> {
             "-m",
             "2560",
             "-smp",
-            &pcpus,
+            self.smp,
             "-rtc",
             "base=2020-01-01,clock=vm",
             "-seed",
@@ -220,8 +207,7 @@ mod tests {
             xen_options: "sched=credit",
             vmlinux: Path::new("b"),
             initramfs: Path::new("c"),
-            pcpus: 5,
-            socket: None,
+            smp: "5",
             clock: Clock::Counted,
             seed: 1,
             limit,

@@ -35,8 +35,7 @@ pub fn execute(
     let host = Host {
         name: &run.name(),
         xen_options: &run.xen_options(),
-        pcpus: run.guest_pcpus + 1,
-        socket: None,
+        smp: &(run.guest_pcpus + 1).to_string(),
         clock: Clock::Counted,
         seed: run.seed,
     };
@@ -50,10 +49,8 @@ pub struct Host<'a> {
     pub name: &'a str,
     /// Xen's command line, without the parts every lab machine has.
     pub xen_options: &'a str,
-    /// dom0's one included.
-    pub pcpus: u32,
-    /// pCPUs of a socket; without it all are of one.
-    pub socket: Option<u32>,
+    /// pCPUs, dom0's included, as QEMU's `-smp` takes them.
+    pub smp: &'a str,
     /// What its time is.
     pub clock: Clock,
     /// Seed of QEMU's own randomness.
@@ -69,7 +66,7 @@ pub fn machine(
     folder: &Path,
     limit: Duration,
 ) -> Result<Finished> {
-    let Host { name, xen_options, pcpus, socket, clock, seed } = *host;
+    let Host { name, xen_options, smp, clock, seed } = *host;
     let folder = &folder.join(name);
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let initramfs = folder.join("initramfs");
@@ -83,8 +80,7 @@ pub fn machine(
         xen_options,
         vmlinux: &images.vmlinux,
         initramfs: &initramfs,
-        pcpus,
-        socket,
+        smp,
         clock,
         seed,
         limit,

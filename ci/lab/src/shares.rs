@@ -89,8 +89,7 @@ pub fn shares(args: &SharesArgs) -> Result<()> {
                         let host = Host {
                             name: &name,
                             xen_options: &run.xen_options(),
-                            pcpus: PCPUS + 1,
-                            socket: None,
+                            smp: &(PCPUS + 1).to_string(),
                             clock: Clock::Counted,
                             seed,
                         };

@@ -132,7 +132,7 @@ pub struct E2e {
     /// Seed of the machines, and of what chance picks
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Only this one: accelerated, again, control, groups, daemon, systemd, cycles, wide, kaslr
+    /// Only this one: accelerated, again, control, granularity, groups, daemon, systemd, cycles, wide, kaslr
     #[arg(long, value_name = "RUN")]
     only: Option<String>,
     /// The bzImage that the guests of kaslr boot, in the place of the lab's own
