@@ -119,15 +119,15 @@ pub fn text(results: &Results) -> String {
         _ => "-".to_owned(),
     };
     let mut out = format!("{} (simulated; seeds {:?})\n", results.scenario, results.seeds);
-    out += "| row           | target time | co-runners' time | TLB sync mean us | worst lock mean us | yields/s ipi |     lock |   halt |\n";
-    out += "|---------------|-------------|------------------|------------------|--------------------|--------------|----------|--------|\n";
+    out += "| row             | target time | co-runners' time | TLB sync mean us | worst lock mean us | yields/s ipi |     lock |   halt |\n";
+    out += "|-----------------|-------------|------------------|------------------|--------------------|--------------|----------|--------|\n";
     for r in &results.rows {
         let y = |f: fn(&Yields) -> Option<Stat>| {
             r.yields.as_ref().and_then(f).map_or("-".to_owned(), |s| format!("{:.0}", s.mean))
         };
         let us = |l: &Option<Latency>| l.as_ref().map_or("-".to_owned(), |t| format!("{:.1}", t.mean.mean));
         out += &format!(
-            "| {:<13} | {:>11} | {:>16} | {:>16} | {:>18} | {:>12} | {:>8} | {:>6} |\n",
+            "| {:<15} | {:>11} | {:>16} | {:>16} | {:>18} | {:>12} | {:>8} | {:>6} |\n",
             r.name,
             ratio(time(r), base.and_then(time)),
             ratio(other(r), base.and_then(other)),
